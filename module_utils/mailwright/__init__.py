@@ -1,0 +1,1 @@
+"""The pure part of Mailwright: everything that modules, plugins and tests share."""
