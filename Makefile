@@ -1,0 +1,64 @@
+# Every job of the project, explained by `make help`. Recipes are short; the work is in the files they call.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+RELEASE ?= trixie
+RELEASES ?= bookworm trixie
+INVENTORY ?= inventories/lab
+BIN := .venv/bin
+LAB := $(BIN)/python molecule/shared/lab.py
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help setup demo test lint unit scenario molecule behaviour bench docs down clean
+
+help: ## list the jobs
+	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: .venv/.installed ## install what this project needs (.venv, and Debian packages when root)
+
+.venv/.installed: pyproject.toml
+	@molecule/shared/controller-packages
+	@echo "Installing the Python packages into .venv"
+	@python3 -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip==26.1
+	@$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+demo: setup ## a bare host becomes a mail server and exchanges mail; RELEASE=bookworm|trixie INVENTORY=dir
+	@$(BIN)/python molecule/shared/demo.py --release $(RELEASE) --inventory $(INVENTORY)
+
+test: setup ## everything: lint, unit, templates, scenario and behaviour on Debian 12 and 13
+	@$(MAKE) --no-print-directory lint unit
+	@molecule/shared/test-releases $(RELEASES)
+
+lint: setup ## ansible-lint, yamllint, ruff, mypy, generated docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/yamllint --strict .
+	$(BIN)/ansible-lint --strict
+	$(BIN)/python docs/generate.py --check
+
+unit: setup ## unit and template tests
+	$(BIN)/pytest -n auto
+
+molecule: setup ## the scenario on one release: create, check, converge, idempotence, check, verify, destroy; RELEASE=…
+	MAILWRIGHT_LAB=molecule RELEASE=$(RELEASE) $(BIN)/molecule test
+
+behaviour: setup ## mail from outside against a converged lab host; RELEASE=… ARGS='-k relay'
+	$(BIN)/python molecule/shared/demo.py --release $(RELEASE) --lab behaviour --converge-only
+	$(LAB) --lab behaviour exec -- $(BIN)/pytest tests/behaviour $(ARGS)
+
+bench: setup ## measure; prints a table and writes build/bench.json; RELEASE=…
+	$(BIN)/python bench/bench.py --release $(RELEASE)
+
+docs: setup ## write docs/reference from the schema and the argument_specs
+	$(BIN)/python docs/generate.py
+
+down: setup ## remove every lab machine of this checkout's labs
+	for lab in demo behaviour molecule bench; do $(LAB) --lab $$lab down; done
+
+clean: down ## remove the labs and what was built
+	rm -rf build .venv
