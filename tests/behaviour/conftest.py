@@ -1,0 +1,59 @@
+"""What every behaviour test works with: the converged mail host seen from outside, its accounts, and a way to look inside.
+
+pytest runs in the lab's network namespace (`make behaviour`), so the bridge's client addresses are the rest of the internet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "molecule/shared"))
+
+import correspondent  # noqa: E402  (needs the path above)
+import hosts  # noqa: E402  (needs the path above)
+
+
+@pytest.fixture(scope="session")
+def model() -> dict[str, Any]:
+    """The compiled inventory that the host was converged with."""
+    return json.loads((ROOT / "build" / f"{os.environ['MAILWRIGHT_LAB']}-model.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def mail(model: dict[str, Any]) -> correspondent.MailHost:
+    """The mail host, from outside."""
+    correspondent.use_world_dns()
+    return hosts.mail_host(model["hostname"])
+
+
+@pytest.fixture(scope="session")
+def ca_file(mail: correspondent.MailHost) -> Path:
+    """The certificate authority that signs the host's certificate."""
+    return mail.ca_file
+
+
+@pytest.fixture(scope="session")
+def accounts(model: dict[str, Any]) -> dict[str, str]:
+    """Address → clear-text password of every mailbox."""
+    return {box["address"]: box["password"] for box in model["mailboxes"] if box["password"]}
+
+
+@pytest.fixture(scope="session")
+def host() -> Host:
+    """The mail host, from inside (root)."""
+    return testinfra.get_host(hosts.testinfra_url("mail"))
+
+
+@pytest.fixture(scope="session")
+def world() -> Host:
+    """The world's machine, from inside (root)."""
+    return testinfra.get_host(hosts.testinfra_url("world"))
