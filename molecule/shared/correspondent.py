@@ -27,9 +27,7 @@ import dns.resolver
 T = TypeVar("T")
 
 WORLD = "198.51.100.2"
-GOOD_MX = (
-    "198.51.100.21"  # mx.good.test: takes mail of the bridge's clients on port 587 and carries it to the recipient's MX
-)
+GOOD_MX = "198.51.100.21"  # mx.good.test: takes mail of the bridge's clients on port 587 and carries it to the recipient's MX
 
 
 def until(what: str, probe: Callable[[], T], seconds: float = 30.0) -> T:
@@ -68,9 +66,7 @@ def write(sender: str, to: str, subject: str = "Hello", text: str = "Good mornin
 
 def send_from_world(message: EmailMessage, sender: str, *recipients: str) -> None:
     """Hand `message` to the world's own mail server, which signs it, looks up the MX and delivers over port 25."""
-    with smtplib.SMTP(
-        GOOD_MX, 587, local_hostname="client100.world.test", source_address=("198.51.100.100", 0)
-    ) as smtp:
+    with smtplib.SMTP(GOOD_MX, 587, local_hostname="client100.world.test", source_address=("198.51.100.100", 0)) as smtp:
         smtp.send_message(message, sender, list(recipients))
 
 
@@ -126,9 +122,7 @@ class MailHost:
     def __post_init__(self) -> None:
         self.tls = ssl.create_default_context(cafile=str(self.ca_file))
 
-    def socket(
-        self, port: int, *, ipv6: bool = False, source: str | None = None, timeout: float = 30.0
-    ) -> socket.socket:
+    def socket(self, port: int, *, ipv6: bool = False, source: str | None = None, timeout: float = 30.0) -> socket.socket:
         """A TCP connection from one of the bridge's client addresses."""
         address = self.ipv6 if ipv6 else self.ipv4
         return socket.create_connection((address, port), timeout, (source, 0) if source else None)
@@ -139,9 +133,7 @@ class MailHost:
         session.login(login, password)
         return session
 
-    def submit(
-        self, login: str, password: str, message: EmailMessage, sender: str | None = None, *recipients: str
-    ) -> None:
+    def submit(self, login: str, password: str, message: EmailMessage, sender: str | None = None, *recipients: str) -> None:
         """Send through submissions (465) as `login`; recipients default to the To header."""
         with _SmtpAt(self.hostname, self.ipv4, self.tls) as smtp:
             smtp.login(login, password)
@@ -187,16 +179,12 @@ class _SmtpAt(smtplib.SMTP_SSL):
         return self.context.wrap_socket(plain, server_hostname=self._hostname)
 
 
-def world_mailbox(
-    run_on_world: Callable[..., bytes], domain: str, user: str, message_id: str, seconds: float = 60.0
-) -> bytes:
+def world_mailbox(run_on_world: Callable[..., bytes], domain: str, user: str, message_id: str, seconds: float = 60.0) -> bytes:
     """The raw message with this Message-ID from a mailbox of the world's own servers. `run_on_world(*argv)` returns a command's output."""
 
     def look() -> bytes:
         try:
-            names = run_on_world(
-                "grep", "-rlF", "--", message_id.strip("<>"), f"/var/mail/world/{domain}/{user}/"
-            ).split()
+            names = run_on_world("grep", "-rlF", "--", message_id.strip("<>"), f"/var/mail/world/{domain}/{user}/").split()
         except subprocess.CalledProcessError:
             return b""
         return run_on_world("cat", names[0].decode()) if names else b""

@@ -31,9 +31,7 @@ def main() -> None:
     address, password = reader["address"], reader["password"]
     host = hosts.mail_host(model["hostname"])
 
-    letter = correspondent.write(
-        "grace@good.test", address, "Greetings from the world", "Dear all,\n\nwelcome to the internet.\n\nGrace\n"
-    )
+    letter = correspondent.write("grace@good.test", address, "Greetings from the world", "Dear all,\n\nwelcome to the internet.\n\nGrace\n")
     print(
         f"   grace@good.test writes to {address}; her server mx.good.test finds the MX and delivers over port 25",
         flush=True,

@@ -44,7 +44,7 @@ def issuing_ca() -> Path:
     """The root that signs the certificates of the lab's ACME server, which makes itself a new one at each start."""
     context = ssl.create_default_context(cafile=str(HOME / "ca/ca.pem"))
     context.check_hostname = False  # by address: this process has no resolver; the CA is the lab's own
-    with urllib.request.urlopen(f"https://{correspondent.WORLD}:15000/roots/0", context=context, timeout=10) as answer:  # noqa: S310  (constant https URL)
+    with urllib.request.urlopen(f"https://{correspondent.WORLD}:15000/roots/0", context=context, timeout=10) as answer:
         pem = answer.read()
     path = HOME / "ca/acme-root.pem"
     path.write_bytes(pem)
@@ -60,8 +60,6 @@ def read_on_host(address: str, message_id: str) -> bytes:
     """A message from a mailbox, read with doveadm, as soon as it is there."""
 
     def look() -> bytes:
-        return run_on(
-            "mail", "doveadm", "-f", "tab", "fetch", "-u", address, "text", "HEADER", "Message-ID", message_id
-        )
+        return run_on("mail", "doveadm", "-f", "tab", "fetch", "-u", address, "text", "HEADER", "Message-ID", message_id)
 
     return correspondent.until(f"{message_id} in {address}", look, 90).partition(b"\n")[2]
