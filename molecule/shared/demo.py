@@ -1,7 +1,7 @@
 """`make demo`: a bare host in the lab becomes a mail server and exchanges mail with the world, told as a short story.
 
-`--converge-only` stops before the mail is exchanged: a host ready for the behaviour tests and benchmarks. With `--inventory DIR` the mail data is
-that inventory's; the lab's own settings (addresses, DNS root, certificate authority) are laid over it, so that nothing leaves the lab.
+`--converge-only` stops before the mail is exchanged: a host ready for the behaviour tests and benchmarks. With `--inventory DIR` the mail
+data is that inventory's; the lab's own settings (addresses, DNS root, certificate authority) are laid over it, so that nothing leaves the lab.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def converge(lab: Lab, release: str, inventory: Path) -> None:
 
 
 def model_path(name: str) -> Path:
-    """Where the compiled inventory of a lab is kept for the demo's correspondent and the behaviour tests (mode 0600: it holds passwords)."""
+    """Where a lab's compiled inventory is kept for the correspondent and the behaviour tests (mode 0600: it holds passwords)."""
     return ROOT / "build" / f"{name}-model.json"
 
 
