@@ -15,7 +15,8 @@ from pathlib import Path
 
 # Prefix of unfinished files; a dot so that no daemon's `include *.conf` picks one up.
 TEMPORARY_PREFIX = ".mailwright-"
-LOCK_PATH = Path("/run/lock/mailwright.lock")
+# Not /run/lock: there any user could create and hold it.
+LOCK_PATH = Path("/run/mailwright.lock")
 
 
 class LockedError(Exception):
@@ -88,14 +89,16 @@ def remove_file(path: Path) -> bool:
 
 
 def make_directory(path: Path, *, mode: int = 0o755, uid: int = -1, gid: int = -1) -> bool:
-    """Make `path` a directory with that owner and mode, parents 0755; true where anything was different.
+    """Make `path` a directory with that owner and mode; true where anything was different.
 
+    Missing parents become 0755 and the caller's own, whatever the umask.
     An existing directory is corrected. Raises OSError (NotADirectoryError where something else has the name).
     """
     try:
         found = path.lstat()
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():
+            make_directory(path.parent)
         path.mkdir(mode=0o700)
         if (uid, gid) != (-1, -1):
             os.chown(path, uid, gid)

@@ -1,0 +1,91 @@
+# Copyright: Mailwright contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Controller side of `config_tree`: renders the templates of the task's role and sends them in one module call."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar, trust_as_template
+
+SHARED_TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+FILE_HEADER = trust_as_template("{% import 'header.j2' as header %}{{ header.text }}")
+
+
+class ActionModule(ActionBase):
+    """See library/config_tree.py for the documentation."""
+
+    _requires_connection = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Render, then run the module."""
+        variables = task_vars or {}
+        result: dict[str, Any] = super().run(tmp, variables)
+        arguments = dict(self._task.args)
+        if "files" in arguments:
+            raise AnsibleActionFail("config_tree: 'files' is not for tasks; put the file under the role's templates/")
+        if self._task._role is None:
+            raise AnsibleActionFail("config_tree: only for tasks of a role, whose templates/ it renders")
+        root = Path(self._task._role._role_path) / "templates"
+        trees = arguments.get("trees", ["."])
+        if isinstance(trees, str):
+            trees = [trees]
+        sources = find_templates(root, [str(tree) for tree in trees])
+        # An imported macro file is looked for where the file of the same name in a later tree would win.
+        searchpath = [str(root / str(tree)) for tree in reversed(trees)] + [str(root), str(SHARED_TEMPLATES)]
+        templar = self._templar.copy_with_new_env(
+            searchpath=list(dict.fromkeys(searchpath)),
+            available_variables=variables,
+        )
+        templar.available_variables = {"mail_file_header": str(templar.template(FILE_HEADER)), **variables}
+        files = {}
+        for path, source in sources.items():
+            text = self._render(templar, source)
+            if text.strip():
+                files[path] = text
+        arguments["files"] = json.dumps(files)
+        result.update(self._execute_module(module_name="config_tree", module_args=arguments, task_vars=variables))
+        return result
+
+    def _render(self, templar: Templar, source: Path) -> str:
+        """The template's text with everything filled in, as a plain string."""
+        try:
+            template = trust_as_template(self._loader.get_text_file_contents(str(source)))
+            text = templar.template(template, escape_backslashes=False)
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"template {source}: {error.message}", obj=error.obj) from error
+        except (OSError, UnicodeError) as error:
+            raise AnsibleActionFail(f"template {source}: {error}") from error
+        if text is None:
+            return ""
+        if not isinstance(text, str):
+            raise AnsibleActionFail(f"template {source}: renders to a {type(text).__name__}, not to text")
+        return str(text)
+
+
+def find_templates(root: Path, trees: list[str]) -> dict[str, Path]:
+    """{path on the host: template}, of every file in the trees under `root`, later trees winning; `*.j2` are macros.
+
+    Raises AnsibleActionFail for a tree that does not exist or holds nothing, and for anything that leads out of `root`.
+    """
+    found: dict[str, Path] = {}
+    for tree in trees:
+        top = root / tree
+        if not top.resolve().is_relative_to(root.resolve()):
+            raise AnsibleActionFail(f"config_tree: tree {tree!r} leads out of {root}")
+        if not top.is_dir():
+            raise AnsibleActionFail(f"config_tree: there is no folder {top}")
+        for folder, _, names in os.walk(top):
+            for name in sorted(names):
+                source = Path(folder) / name
+                if not source.resolve().is_relative_to(root.resolve()):
+                    raise AnsibleActionFail(f"config_tree: {source} leads out of {root}")
+                if not name.endswith((".j2", "~", ".swp")):
+                    found[f"/{source.relative_to(top)}"] = source
+    return dict(sorted(found.items()))
