@@ -52,7 +52,7 @@ class Bench:
     def note(self, name: str, value: float, unit: str, ratio: float | None = None, n: int = 1) -> None:
         rounded = None if ratio is None else round(ratio, 2)
         self.results.append({"name": name, "release": self.release, "n": n, "value": round(value, 2), "unit": unit, "ratio": rounded})
-        print(f"  {name:24} {value:10.2f} {unit:12} {'' if rounded is None else f'{rounded} ×'}", flush=True)
+        print(f"  {name:24} {value:10.2f} {unit:12} {'' if rounded is None else f'{rounded} x'}", flush=True)
 
     def on(self, machine: str, script: str) -> str:
         """Run a shell script on a machine and return what it prints."""

@@ -1,7 +1,7 @@
 """`make demo`: a bare host in the lab becomes a mail server and exchanges mail with the world, told as a short story.
 
 `--converge-only` stops before the mail is exchanged: a host ready for the behaviour tests and benchmarks. With `--inventory DIR` the mail
-data is that inventory's; the lab's own settings (addresses, DNS root, certificate authority) are laid over it, so that nothing leaves the lab.
+data is that inventory's; the lab's own settings (addresses, DNS root, certificate authority) are laid over it: nothing leaves the lab.
 """
 
 from __future__ import annotations
