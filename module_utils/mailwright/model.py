@@ -1,0 +1,943 @@
+# Copyright: Mailwright contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""From a parsed inventory to a checked model, or to every problem it has.
+
+Nothing here reads files or knows Ansible. The caller passes three functions: `resolve` makes a plain value of one from the
+inventory (references, vaults; raises `Invalid`), `locate` names the FILE:LINE of one, `in_clear` tells whether a password stands in
+an unencrypted file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from . import names, passwords, schema
+from .errors import Invalid, Problem, show
+from .pem import RSA_BITS, check_private_key
+from .schema import Key
+
+__all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "Report", "check", "check_specified", "suggest"]
+
+DEPTH_LIMIT: Final = 100
+# Postfix's own limits are 1000; more would be refused at delivery.
+EXPANSION_CEILING: Final = 1000
+# Dovecot and the file system count in signed 64 bits.
+SIZE_CEILING: Final = 2**63
+_UNITS: Final[Mapping[str, int]] = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# Whatever YAML can hold.
+Plain: TypeAlias = Any
+_BROKEN: Final = object()
+
+
+class At:
+    """Where a value stands: enough to say its path and its line, computed only for a problem."""
+
+    __slots__ = ("key", "name", "parent", "value", "where")
+
+    def __init__(self, value: object, name: str = "", parent: At | None = None, key: object = None, where: str = "") -> None:
+        self.value = value
+        self.name = name
+        self.parent = parent
+        self.key = key
+        self.where = where
+
+    def path(self) -> str:
+        parts: list[str] = []
+        at: At | None = self
+        while at is not None:
+            parts.append(at.name)
+            at = at.parent
+        text = ""
+        for part in reversed(parts):
+            text += part if not text or part.startswith("[") or not part else f".{part}"
+        return text
+
+    def place(self, locate: Callable[[object], str | None]) -> str:
+        at: At | None = self
+        while at is not None:
+            key = at.key
+            if key is None and at.parent is not None and isinstance(at.parent.value, Mapping):
+                # true, false and null carry no line; the key beside them does.
+                key = next((name for name in at.parent.value if name == at.name), None)
+            found = at.where or locate(at.value) or locate(key)
+            if found:
+                return found
+            at = at.parent
+        return ""
+
+    def child(self, name: str, value: object, key: object = None) -> At:
+        return At(value, name, self, key)
+
+    def item(self, name: str) -> At:
+        """The value of a key of the mapping that stands here."""
+        return At(self.value.get(name) if isinstance(self.value, Mapping) else None, name, self)
+
+    def become(self, value: object) -> None:
+        """Go on with what a reference stands for; the reference still tells the line if that has none."""
+        if value is not self.value:
+            self.key, self.value = (self.value if self.key is None else self.key), value
+
+
+@dataclass(frozen=True)
+class DomainFile:
+    """One file of domains/: what it holds and its name for messages."""
+
+    content: object
+    where: str
+
+
+@dataclass
+class Report:
+    """What was found wrong, in the order of the inventory."""
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Mailbox:
+    at: At
+    address: str
+    password: str | None
+    password_hash: str | None
+    password_update: str
+    quota: int
+    enabled: bool
+    protocols: Mapping[str, bool]
+    send_only: bool
+    receive_only: bool
+    aliases: list[str]
+    spam: Mapping[str, float] | None
+    junk_filing: bool
+
+
+@dataclass(slots=True)
+class Alias:
+    at: At
+    address: str
+    to: list[str]
+    send_as: bool = False
+
+
+@dataclass(slots=True)
+class Pattern:
+    at: At
+    pattern: str
+    domain: str
+    to: list[str]
+
+    def matches(self, address: str) -> bool:
+        local, _, domain = address.rpartition("@")
+        return domain == self.domain and re.fullmatch(self.pattern, local) is not None
+
+
+@dataclass(slots=True)
+class Domain:
+    at: At
+    name: str
+    catch_all: Alias | None
+    spam: Mapping[str, float] | None
+    dkim_keys: list[dict[str, Any]]
+    mailboxes: list[Mailbox] = field(default_factory=list)
+    aliases: list[Alias] = field(default_factory=list)
+    patterns: list[Pattern] = field(default_factory=list)
+
+
+@dataclass
+class Model:
+    """The whole inventory of one host, checked and normalised. `settings` are the shared variables without `mail_`."""
+
+    settings: dict[str, Any]
+    domains: dict[str, Domain] = field(default_factory=dict)
+    mailboxes: dict[str, Mailbox] = field(default_factory=dict)
+    # By address; a catch-all is `@domain`. The names of mailboxes and those of RFC 2142 are among them.
+    aliases: dict[str, Alias] = field(default_factory=dict)
+
+    def base(self, address: str) -> str:
+        """The address without its tag."""
+        delimiter = self.settings["recipient_delimiter"]
+        local, _, domain = address.rpartition("@")
+        if delimiter and delimiter in local[1:]:
+            return f"{local[: local.index(delimiter, 1)]}@{domain}"
+        return address
+
+    def rewrite(self, address: str) -> tuple[str, list[str]] | None:
+        """The entry that Postfix finds for an address, and what it becomes; None when it stays as it is (virtual(5))."""
+        domain_name = address.rpartition("@")[2]
+        domain = self.domains.get(domain_name)
+        if domain is None or address in self.mailboxes:
+            return None
+        if address in self.aliases:
+            return address, self.aliases[address].to
+        for pattern in domain.patterns:
+            if pattern.matches(address):
+                return f"{pattern.pattern}@{domain_name}", pattern.to
+        base = self.base(address)
+        if base in self.mailboxes:
+            return None
+        alias = self.aliases.get(base) or self.aliases.get(f"@{domain_name}")
+        return (alias.address, alias.to) if alias else None
+
+    def is_known(self, address: str) -> bool:
+        """Whether an address of a domain of ours is a mailbox or becomes something else."""
+        return address in self.mailboxes or self.base(address) in self.mailboxes or self.rewrite(address) is not None
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """A cure for a misspelt name, or the empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"did you mean {near[0]}?" if near else ""
+
+
+def _kind(value: object) -> str:
+    for kinds, name in (
+        (bool, "a boolean"),
+        (int, "an integer"),
+        (float, "a float"),
+        (str, "text"),
+        (Mapping, "a mapping"),
+        ((list, tuple), "a list"),
+    ):
+        if isinstance(value, kinds):
+            return name
+    if value is None:
+        return "nothing"
+    name = type(value).__name__.lower()
+    if "date" in name:
+        return "a date"
+    return "a vaulted value" if "encrypted" in name else f"a {name}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    cure = "put it in quotes" if isinstance(value, bool | int | float) or "date" in type(value).__name__.lower() else ""
+    raise Invalid(f"got {_kind(value)}, text is needed", cure)
+
+
+def _size(value: object) -> int:
+    text = _text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
+    match = re.fullmatch(r"([0-9]{1,19})([A-Za-z]*)", text, re.ASCII)
+    if match is None or match[2] not in _UNITS:
+        cure = f"write {match[1]}{match[2][0].upper()}" if match and match[2][:1].upper() in _UNITS else "such as 500M"
+        raise Invalid("not a size: a whole number and one of the units K, M, G, T is needed", cure)
+    octets = int(match[1]) * _UNITS[match[2]]
+    if octets == 0:
+        raise Invalid("zero", "no limit is written unlimited where it is possible")
+    if octets >= SIZE_CEILING:
+        raise Invalid("more than 8 EiB")
+    return octets
+
+
+def _quota(value: object) -> int:
+    """Octets; 0 is unlimited."""
+    if value == "unlimited":
+        return 0
+    if value == 0 and not isinstance(value, bool):
+        raise Invalid("zero", "no limit is written unlimited")
+    return _size(value)
+
+
+def _duration(value: object) -> int:
+    text = _text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
+    if re.fullmatch(r"[0-9]{1,9}[smhdw]( *[0-9]{1,9}[smhdw])*", text, re.ASCII) is None:
+        raise Invalid("not a time: whole numbers, each with s, m, h, d or w, are needed", "such as 5d or 1d 12h")
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([smhdw])", text))
+    if seconds == 0:
+        raise Invalid("zero")
+    # Postfix keeps times in a signed int.
+    if seconds >= 2**31:
+        raise Invalid("longer than 68 years")
+    return seconds
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Invalid(f"got {_kind(value)}, true or false is needed", "write it without quotes" if isinstance(value, str) else "")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Invalid(f"got {_kind(value)}, a whole number is needed")
+    return int(value)
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise Invalid(f"got {_kind(value)}, a number is needed")
+    number = float(value)
+    if not -1000 <= number <= 1000:
+        raise Invalid("not between -1000 and 1000")
+    return number
+
+
+def _destination(value: object) -> str:
+    text = _text(value)
+    if text == "*":
+        raise Invalid("'*' would route mail for everybody, our own domains included, to one place", "name the destinations")
+    if "@" in text:
+        return names.target(text)
+    return f".{names.domain(text[1:])}" if text.startswith(".") else names.domain(text)
+
+
+def _policy_destination(value: object) -> str:
+    text = _text(value)
+    match = re.fullmatch(r"(\[[^\[\]]*\])(?::([0-9]{1,6}))?", text)
+    if match is None:
+        return f".{names.domain(text[1:])}" if text.startswith(".") else names.next_hop(text)
+    port = f":{_port(int(match[2]))}" if match[2] else ""
+    return names.next_hop(match[1]) + port
+
+
+def _port(port: int) -> int:
+    if not 1 <= port <= 65535:
+        raise Invalid("not a port from 1 to 65535")
+    return port
+
+
+def _match(value: object) -> str:
+    text = _text(value)
+    if text in ("hostname", "nexthop", "dot-nexthop"):
+        return text
+    return f".{names.domain(text[1:])}" if text.startswith(".") else names.host(text)
+
+
+_PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
+    "address": lambda value: names.target(_text(value)),
+    "boolean": _boolean,
+    "destination": _destination,
+    "domain": _text,  # read by the caller, which knows allow_confusable
+    "duration": _duration,
+    "host": lambda value: names.host(_text(value)),
+    "integer": _integer,
+    "local_part": lambda value: names.local_part(_text(value)),
+    "match": _match,
+    "network": lambda value: names.network(_text(value)),
+    "next_hop": lambda value: names.next_hop(_text(value)),
+    "number": _number,
+    "pattern": lambda value: names.address_pattern(_text(value)),
+    "policy_destination": _policy_destination,
+    "quota": _quota,
+    "secret": _text,
+    "selector": lambda value: names.selector(_text(value)),
+    "size": _size,
+    "target": _text,  # read by the caller, which knows the domain
+    "text": _text,
+}
+
+
+class _Reader:
+    """Reads mappings by a schema and notes every problem."""
+
+    def __init__(self, resolve: Callable[[object], Any], locate: Callable[[object], str | None], report: Report) -> None:
+        self.resolve = resolve
+        self.locate = locate
+        self.report = report
+
+    def refuse(self, at: At, reason: str, cure: str = "", value: object = _BROKEN, secret: bool = False) -> None:
+        value = at.value if value is _BROKEN else value
+        if secret:
+            shown = "***"
+        elif isinstance(value, str | int | float) or "date" in type(value).__name__.lower():
+            shown = show(str(value) if isinstance(value, str) else value)
+        else:
+            # A container may hold a secret.
+            shown = ""
+        self.report.problems.append(Problem(at.place(self.locate), at.path(), shown, reason, cure))
+
+    def mapping(self, raw: object, keys: Mapping[str, Key], at: At) -> dict[str, Any] | None:
+        """The values of `keys`, defaults filled in; None when it is no mapping or a required key is missing or broken."""
+        raw = self.plain(raw, at)
+        if raw is _BROKEN:
+            return None
+        at.become(raw)
+        if not isinstance(raw, Mapping):
+            self.refuse(at, f"got {_kind(raw)}, a mapping with the keys {', '.join(keys)} is needed")
+            return None
+        values: dict[str, Any] = {}
+        complete = True
+        for name, value in raw.items():
+            key = keys.get(name) if isinstance(name, str) else None
+            if key is None:
+                self.refuse(At(None, show(str(name)), at, name), *_unknown(name, keys))
+                continue
+            if value is None:
+                continue
+            child = At(value, str(name), at)
+            parsed = self.value(key, value, child)
+            if parsed is not _BROKEN:
+                values[str(name)] = parsed
+            elif key.required:
+                complete = False
+        for name, key in keys.items():
+            if name in values:
+                continue
+            if key.required and raw.get(name) is None:
+                self.refuse(at, f"required key {name} is missing", value=None)
+                complete = False
+            values[name] = self.default(key)
+        return values if complete else None
+
+    def default(self, key: Key) -> Plain:
+        if key.type == "mapping" and key.keys is not None:
+            return {name: inner.default for name, inner in key.keys.items()}
+        if key.default is None or isinstance(key.default, bool):
+            return key.default
+        return self.value(key, key.default, At(key.default))
+
+    def plain(self, raw: object, at: At, key: Key | None = None) -> Plain:
+        """The value without references and vaults; containers as they are."""
+        secret = key is not None and key.secret
+        try:
+            if key is not None and key.literal:
+                return str(raw) if isinstance(raw, str) else raw
+            return self.resolve(raw)
+        except Invalid as error:
+            self.refuse(at, error.reason, error.cure, secret=secret)
+        return _BROKEN
+
+    def value(self, key: Key, raw: object, at: At) -> Plain:
+        value = self.plain(raw, at, key)
+        if value is _BROKEN:
+            return value
+        try:
+            if key.type == "choice":
+                return _choice(value, key)
+            if key.type == "spam":
+                return self.spam(value, at)
+            if key.type == "mapping":
+                return self.mapping(value, key.keys or {}, at) or _BROKEN
+            if key.type == "list":
+                return self.items(key, value, at)
+            return _PARSERS[key.type](value)
+        except Invalid as error:
+            # What the reference stands for says more than the reference.
+            self.refuse(at, error.reason, error.cure, value=value, secret=key.secret)
+        return _BROKEN
+
+    def items(self, key: Key, value: object, at: At) -> Plain:
+        if key is schema.DOMAIN["dkim"] and isinstance(value, bool):
+            return None if value else []
+        if not isinstance(value, list | tuple):
+            cure = f"write [{value}]" if isinstance(value, str) and key.of and "{" not in value else ""
+            raise Invalid(f"got {_kind(value)}, a list is needed", cure if key.of != "secret" else "")
+        at.become(value)
+        entries: list[tuple[At, Any]] = []
+        for index, raw in enumerate(value):
+            child = At(raw, f"[{index}]", at)
+            if key.keys is not None:
+                parsed: Any = self.mapping(raw, key.keys, child)
+            elif raw is None:
+                self.refuse(child, "empty entry", "remove it")
+                continue
+            else:
+                parsed = self.value(Key(key.of, "", literal=key.of == "local_part"), raw, child)
+            if parsed is not None and parsed is not _BROKEN:
+                entries.append((child, parsed))
+        return entries
+
+    def spam(self, value: object, at: At) -> dict[str, float] | object:
+        if isinstance(value, str):
+            preset = schema.SPAM_PRESETS.get(value)
+            if preset is None:
+                raise Invalid(f"no such preset; there are {', '.join(schema.SPAM_PRESETS)}", suggest(value, schema.SPAM_PRESETS))
+            return dict(preset)
+        scores = self.mapping(value, schema.SPAM_SCORES, at)
+        if scores is None:
+            return _BROKEN
+        if not scores["greylist"] <= scores["junk"] <= scores["reject"]:
+            self.refuse(at, "the scores must rise: greylist, junk, reject")
+            return _BROKEN
+        return scores
+
+
+def _choice(value: object, key: Key) -> str:
+    text = _text(value)
+    if text not in key.choices:
+        raise Invalid(f"not one of {', '.join(choice or repr('') for choice in key.choices)}", suggest(text, key.choices))
+    return text
+
+
+def _unknown(name: object, keys: Iterable[str]) -> tuple[str, str]:
+    if not isinstance(name, str):
+        return f"the key is {_kind(name)}, text is needed", "put it in quotes"
+    keys = list(keys)
+    return "unknown key", suggest(name, keys) or f"the keys are {', '.join(keys)}"
+
+
+def check(
+    variables: Mapping[str, Any],
+    files: Sequence[DomainFile] = (),
+    *,
+    resolve: Callable[[object], Any] = lambda value: value,
+    locate: Callable[[object], str | None] = lambda value: None,
+    in_clear: Callable[[object], bool] = lambda value: True,
+    where: str = "",
+    complete: bool = True,
+) -> tuple[Model | None, Report]:
+    """Check the `mail_*` variables of one host and its domain files.
+
+    `where` stands for variables without a line of their own. `complete=False`: some file could not be read, so what refers
+    to other files is not checked. The model is None exactly when the report has problems.
+    """
+    report = Report()
+    reader = _Reader(resolve, locate, report)
+    root = At(variables, "", None, None, where)
+    settings = _settings(reader, variables, root)
+    model = Model(settings)
+    entries = [*settings.pop("domains"), *((At(file.content, "", None, None, ""), file) for file in files)]
+    _Builder(reader, model, in_clear).build(entries, root, complete)
+    return (None if report.problems else model), report
+
+
+def _settings(reader: _Reader, variables: Mapping[str, Any], root: At) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name, key in schema.SHARED.items():
+        short = name.removeprefix("mail_")
+        raw = variables.get(name)
+        value: Any = _BROKEN
+        if raw is not None:
+            spot = At(raw, name, root)
+            if name == "mail_domains":
+                raw = reader.plain(raw, spot)
+                if isinstance(raw, list | tuple):
+                    value = [(At(entry, f"[{index}]", spot), None) for index, entry in enumerate(raw)]
+                elif raw is not _BROKEN:
+                    reader.refuse(spot, f"got {_kind(raw)}, a list is needed")
+            else:
+                value = reader.value(key, raw, spot)
+        elif key.required:
+            reader.refuse(At(None, name, root), "required variable is missing", f"set {name} for this host or its group")
+        if value is _BROKEN:
+            value = [] if key.type == "list" and key.default is None else reader.default(key)
+        settings[short] = value
+    return settings
+
+
+class _Builder:
+    """Domains, mailboxes and aliases, and what holds between them."""
+
+    def __init__(self, reader: _Reader, model: Model, in_clear: Callable[[object], bool]) -> None:
+        self.reader = reader
+        self.model = model
+        self.in_clear = in_clear
+        self.settings = model.settings
+        self.owners: dict[str, At] = {}
+        self.weak: list[str] = []
+
+    def refuse(self, at: At, reason: str, cure: str = "", value: object = None, secret: bool = False) -> None:
+        self.reader.refuse(at, reason, cure, value=value, secret=secret)
+
+    def place(self, at: At) -> str:
+        return at.place(self.reader.locate) or at.path()
+
+    def build(self, entries: Sequence[tuple[At, DomainFile | None]], root: At, complete: bool) -> None:
+        settings = self.settings
+        settings["dkim_keys"] = self.dkim_keys(settings["dkim_keys"])
+        self.check_settings(root)
+        raw_domains: list[tuple[Domain, dict[str, Any]]] = []
+        for at, file in entries:
+            if file is not None:
+                at = At(file.content, "", None, None, "" if self.reader.locate(file.content) else file.where)
+            if (read := self.domain(at)) is not None:
+                raw_domains.append(read)
+        for domain, values in raw_domains:
+            self.contents(domain, values)
+        self.postmaster(root)
+        self.patterns()
+        self.transports(root)
+        if complete:
+            self.references(root)
+        self.expansions()
+        if self.weak:
+            self.reader.report.warnings.append(
+                f"{len(self.weak)} mailboxes have weak password hashes (allow_weak_hash): " + ", ".join(sorted(self.weak))
+            )
+
+    # -- shared variables
+
+    def variable(self, root: At, name: str) -> At:
+        return root.item(name)
+
+    def check_settings(self, root: At) -> None:
+        settings = self.settings
+        if settings["bounce_lifetime"] > settings["queue_lifetime"]:
+            self.refuse(self.variable(root, "mail_bounce_lifetime"), "longer than mail_queue_lifetime")
+        if not 1 <= settings["alias_expansion_limit"] <= EXPANSION_CEILING:
+            at = self.variable(root, "mail_alias_expansion_limit")
+            self.refuse(at, f"not between 1 and {EXPANSION_CEILING}", value=at.value)
+        for name in ("hostnames", "networks"):
+            settings[name] = list(dict.fromkeys(value for _, value in settings[name]))
+
+    def dkim_keys(self, entries: Sequence[tuple[At, dict[str, Any]]]) -> list[dict[str, Any]]:
+        keys: list[dict[str, Any]] = []
+        seen: dict[str, At] = {}
+        for at, entry in entries:
+            selector = entry["selector"]
+            if selector in seen:
+                self.refuse(at.item("selector"), f"duplicate of {self.place(seen[selector])}", value=selector)
+                continue
+            seen[selector] = at
+            given = at.item("bits").value
+            bits: int | None = entry["bits"]
+            if entry["algorithm"] == "ed25519":
+                if given is not None:
+                    self.refuse(at.item("bits"), "an Ed25519 key has one size", "remove bits", value=given)
+                bits = None
+            elif not isinstance(bits, int) or not RSA_BITS[0] <= bits <= RSA_BITS[1]:
+                self.refuse(at.item("bits"), f"not between {RSA_BITS[0]} and {RSA_BITS[1]}", value=given)
+            if entry["private_key"] is not None:
+                try:
+                    check_private_key(entry["private_key"], entry["algorithm"])
+                except Invalid as error:
+                    self.refuse(at.item("private_key"), error.reason, error.cure, secret=True)
+            keys.append(
+                {
+                    "selector": selector,
+                    "algorithm": entry["algorithm"],
+                    "bits": bits,
+                    "private_key": entry["private_key"],
+                }
+            )
+        return keys
+
+    def transports(self, root: At) -> None:
+        for name in ("transports", "tls_policies"):
+            rows: list[dict[str, Any]] = []
+            seen: dict[str, At] = {}
+            for at, entry in self.settings[name]:
+                destination = entry["destination"]
+                spot = at.item("destination")
+                if destination in seen:
+                    self.refuse(spot, f"duplicate of {self.place(seen[destination])}", value=destination)
+                    continue
+                seen[destination] = at
+                if name == "transports":
+                    self.transport(at, spot, entry)
+                else:
+                    self.tls_policy(at, entry)
+                rows.append(entry)
+            self.settings[name] = rows
+
+    def transport(self, at: At, spot: At, entry: dict[str, Any]) -> None:
+        destination = entry["destination"]
+        if destination in self.model.domains or destination.rpartition("@")[2] in self.model.domains:
+            self.refuse(
+                spot,
+                "a domain of our own: its mail would leave this host",
+                "remove the domain or the transport",
+                value=destination,
+            )
+        if entry["port"] is not None and not 1 <= entry["port"] <= 65535:
+            self.refuse(at.item("port"), "not a port from 1 to 65535", value=entry["port"])
+        own = {self.settings["hostname"], *self.settings["hostnames"]}
+        if entry["transport"] != "lmtp" and entry["next_hop"].strip("[]") in own:
+            self.refuse(at.item("next_hop"), "this host itself: mail would loop", value=entry["next_hop"])
+
+    def tls_policy(self, at: At, entry: dict[str, Any]) -> None:
+        level = entry["level"]
+        entry["match"] = list(dict.fromkeys(value for _, value in entry["match"] or []))
+        if entry["match"] and level not in ("verify", "secure"):
+            self.refuse(at.item("match"), f"the level {level} has no match", "remove it")
+        if level == "none" and not entry["allow_plaintext"]:
+            self.refuse(
+                at.item("level"),
+                "mail would go in clear",
+                "set allow_plaintext: true in this entry if it is meant",
+                value=level,
+            )
+        del entry["allow_plaintext"]
+
+    # -- domains
+
+    def domain(self, at: At) -> tuple[Domain, dict[str, Any]] | None:
+        values = self.reader.mapping(at.value, schema.DOMAIN, at)
+        if values is None:
+            return None
+        spot = at.item("domain")
+        try:
+            name = names.domain(values["domain"], allow_confusable=values["allow_confusable"])
+        except Invalid as error:
+            self.refuse(spot, error.reason, error.cure, value=values["domain"])
+            return None
+        shown = values["domain"] if values["domain"] == name else f"{values['domain']} ({name})"
+        if name in self.model.domains:
+            self.refuse(spot, f"duplicate of {self.place(self.model.domains[name].at)}", value=shown)
+            return None
+        if name == self.settings["hostname"]:
+            self.refuse(
+                spot,
+                "this is mail_hostname; a host's own name cannot be a mail domain",
+                "give the host a name of its own, such as mail." + name,
+                value=shown,
+            )
+        dkim = values["dkim"]
+        keys = self.settings["dkim_keys"] if dkim is None else self.dkim_keys(dkim)
+        domain = Domain(spot, name, None, values["spam"], keys)
+        self.model.domains[name] = domain
+        return domain, {**values, "at": at}
+
+    def contents(self, domain: Domain, values: dict[str, Any]) -> None:
+        quota = values["quota"] if values["quota"] is not None else self.settings["default_quota"]
+        for at, entry in values["mailboxes"] or ():
+            self.mailbox(domain, at, entry, quota)
+        for at, entry in values["aliases"] or ():
+            to = self.targets(domain, at, entry["to"])
+            if self.own(name := f"{entry['name']}@{domain.name}", at.item("name"), "alias"):
+                alias = Alias(at.item("to"), name, to, entry["send_as"])
+                domain.aliases.append(alias)
+                self.model.aliases[name] = alias
+        for at, entry in values["alias_patterns"] or ():
+            to = self.targets(domain, at, entry["to"])
+            domain.patterns.append(Pattern(at, entry["pattern"], domain.name, to))
+        if values["catch_all"] is not None:
+            spot = values["at"].item("catch_all")
+            catch_all = self.target(domain, spot, values["catch_all"])
+            if catch_all is not None:
+                domain.catch_all = Alias(spot, f"@{domain.name}", [catch_all])
+                self.model.aliases[f"@{domain.name}"] = domain.catch_all
+
+    def own(self, address: str, at: At, kind: str) -> bool:
+        """Take an address for one thing; a second one is a problem."""
+        local = address.partition("@")[0]
+        delimiter = self.settings["recipient_delimiter"]
+        if delimiter and delimiter in local:
+            self.refuse(
+                at,
+                f"holds the recipient delimiter {delimiter!r}",
+                f"mail for it belongs to {local.partition(delimiter)[0] or 'another name'}; see mail_recipient_delimiter",
+                value=local,
+            )
+            return False
+        if address in self.owners:
+            first = self.owners[address]
+            is_mailbox = address in self.model.mailboxes
+            if kind == "mailbox":
+                reason = "duplicate mailbox" if is_mailbox else "mailbox and alias have the same address"
+            else:
+                reason = "mailbox and alias have the same address" if is_mailbox else "duplicate alias"
+            self.refuse(at, f"{reason}, {address} is also at {self.place(first)}", value=at.value)
+            return False
+        self.owners[address] = at
+        return True
+
+    def mailbox(self, domain: Domain, at: At, entry: dict[str, Any], quota: int) -> None:
+        address = f"{entry['name']}@{domain.name}"
+        self.password(at, entry, address)
+        if entry["send_only"] and entry["receive_only"]:
+            self.refuse(at, "both send_only and receive_only", "remove one; enabled: false closes a mailbox")
+        if not self.own(address, at.item("name"), "mailbox"):
+            return
+        mailbox = Mailbox(
+            at=at,
+            address=address,
+            password=entry["password"],
+            password_hash=entry["password_hash"],
+            password_update=entry["password_update"] or self.settings["password_update"],
+            quota=quota if entry["quota"] is None else entry["quota"],
+            enabled=entry["enabled"],
+            protocols=entry["protocols"],
+            send_only=entry["send_only"],
+            receive_only=entry["receive_only"],
+            aliases=[],
+            spam=entry["spam"],
+            junk_filing=entry["junk_filing"],
+        )
+        self.model.mailboxes[address] = mailbox
+        domain.mailboxes.append(mailbox)
+        for spot, name in entry["aliases"] or ():
+            alias = f"{name}@{domain.name}"
+            if self.own(alias, spot, "alias"):
+                mailbox.aliases.append(alias)
+                self.model.aliases[alias] = Alias(spot, alias, [address])
+
+    def password(self, at: At, entry: dict[str, Any], address: str) -> None:
+        given = [name for name in ("password", "password_hash") if at.item(name).value is not None]
+        if len(given) != 1:
+            reason = "both password and password_hash" if given else "required key password or password_hash is missing"
+            self.refuse(at, reason, "remove one" if given else "give one of them")
+            return
+        name = given[0]
+        text = entry[name]
+        spot = at.item(name)
+        if text is None:
+            return
+        try:
+            if name == "password_hash":
+                if passwords.check_hash(text, allow_weak=entry["allow_weak_hash"]):
+                    self.weak.append(address)
+                return
+            passwords.check_password(text)
+            if not self.settings["allow_plaintext_passwords"] and self.in_clear(spot.value):
+                raise Invalid(
+                    "password in clear in an unencrypted file",
+                    "encrypt it with ansible-vault, or write password_hash (`doveadm pw -s ARGON2ID`)",
+                )
+        except Invalid as error:
+            self.refuse(spot, error.reason, error.cure, secret=True)
+
+    # -- addresses that pass mail on
+
+    def target(self, domain: Domain, at: At, text: str) -> str | None:
+        try:
+            if "@" not in text and text[:1] not in ("|", "/", ":"):
+                return f"{names.local_part(text)}@{domain.name}"
+            address = names.target(text)
+            local, _, name = address.rpartition("@")
+            return f"{names.local_part(local)}@{name}" if name in self.model.domains else address
+        except Invalid as error:
+            self.refuse(at, error.reason, error.cure, value=text)
+            return None
+
+    def targets(self, domain: Domain, at: At, entries: Sequence[tuple[At, str]]) -> list[str]:
+        if not entries and not at.item("to").value:
+            self.refuse(at.item("to"), "empty list of targets", "name who gets the mail, or remove the alias")
+        found = [self.target(domain, spot, text) for spot, text in entries]
+        return list(dict.fromkeys(address for address in found if address is not None))
+
+    def postmaster(self, root: At) -> None:
+        """M18: what RFC 2142 asks for exists in every domain."""
+        postmaster = self.settings["postmaster"]
+        if postmaster is None:
+            return
+        local, _, name = postmaster.rpartition("@")
+        spot = self.variable(root, "mail_postmaster")
+        if name in self.model.domains:
+            try:
+                postmaster = f"{names.local_part(local)}@{name}"
+            except Invalid as error:
+                self.refuse(spot, error.reason, error.cure, value=postmaster)
+                return
+            self.settings["postmaster"] = postmaster
+        for domain in self.model.domains.values():
+            for role in schema.RFC_2142_NAMES:
+                address = f"{role}@{domain.name}"
+                if address not in self.owners and address != postmaster:
+                    alias = Alias(spot, address, [postmaster])
+                    domain.aliases.append(alias)
+                    self.model.aliases[address] = alias
+
+    def patterns(self) -> None:
+        """A declared name wins over a pattern; as the tables cannot say so for tags, an overlap is refused."""
+        delimiter = self.settings["recipient_delimiter"]
+        for domain in self.model.domains.values():
+            seen: dict[str, At] = {}
+            for pattern in domain.patterns:
+                spot = pattern.at.item("pattern")
+                if pattern.pattern in seen:
+                    self.refuse(spot, f"duplicate of {self.place(seen[pattern.pattern])}", value=pattern.pattern)
+                seen[pattern.pattern] = pattern.at
+                matches = re.compile(pattern.pattern).fullmatch
+                own = (
+                    address.partition("@")[0]
+                    for addresses in (self.model.mailboxes, self.model.aliases)
+                    for address in addresses
+                    if address.endswith(f"@{domain.name}") and address[0] != "@"
+                )
+                hit = next((n for n in own if matches(n) or (delimiter and matches(f"{n}{delimiter}tag"))), None)
+                if hit is not None:
+                    self.refuse(
+                        spot,
+                        f"matches {hit}@{domain.name}, which is declared",
+                        "make the pattern narrower",
+                        value=pattern.pattern,
+                    )
+
+    def references(self, root: At) -> None:
+        """Every local target exists and can receive."""
+        model = self.model
+        foreign: dict[str, str] = {}
+        sources: list[tuple[At, list[str]]] = [
+            *((alias.at, alias.to) for alias in model.aliases.values() if alias.at.name != "mail_postmaster"),
+            *((p.at.item("to"), p.to) for domain in model.domains.values() for p in domain.patterns),
+        ]
+        if self.settings["postmaster"] is not None:
+            sources.append((self.variable(root, "mail_postmaster"), [self.settings["postmaster"]]))
+        for at, targets in sources:
+            for address in targets:
+                domain_name = address.rpartition("@")[2]
+                if domain_name not in model.domains:
+                    if domain_name not in foreign:
+                        near = difflib.get_close_matches(domain_name, model.domains, n=1, cutoff=0.9)
+                        foreign[domain_name] = near[0] if near else ""
+                        if near:
+                            self.reader.report.warnings.append(
+                                f"{self.place(at)}: {at.path()}: {address}: not a domain of this inventory; did you mean {near[0]}?"
+                            )
+                    continue
+                if not model.is_known(address):
+                    self.refuse(
+                        at,
+                        f"no mailbox or alias {address}",
+                        suggest(address, (*model.mailboxes, *model.aliases)) or "declare it or remove it here",
+                        value=address,
+                    )
+                    continue
+                mailbox = model.mailboxes.get(address) or model.mailboxes.get(model.base(address))
+                if mailbox is not None and mailbox.send_only:
+                    self.refuse(at, f"{mailbox.address} is send_only and receives nothing", value=address)
+
+    def expansions(self) -> None:
+        """Loops, depth and size of everything that passes mail on, as Postfix counts them: every branch, duplicates too."""
+        model = self.model
+        limit = self.settings["alias_expansion_limit"]
+        leaves: dict[str, int] = {}
+        depth: dict[str, int] = {}
+        entries: list[tuple[At, str, list[str]]] = [
+            *((alias.at, alias.address, alias.to) for alias in model.aliases.values()),
+            *((p.at, f"{p.pattern}@{domain.name}", p.to) for domain in model.domains.values() for p in domain.patterns),
+        ]
+        for at, start, targets in entries:
+            if start not in leaves:
+                self.expand(at, start, targets, leaves, depth)
+            if leaves[start] > limit:
+                self.refuse(
+                    at,
+                    f"{start} becomes {leaves[start]} addresses, the limit is {limit}",
+                    "use fewer members or raise mail_alias_expansion_limit",
+                )
+            if depth[start] > DEPTH_LIMIT:
+                self.refuse(at, f"a chain of {depth[start]} aliases, the limit is {DEPTH_LIMIT}")
+
+    def expand(self, at: At, start: str, targets: list[str], leaves: dict[str, int], depth: dict[str, int]) -> None:
+        """Count one entry and all it leads to, without recursion: chains may be longer than Python's stack."""
+        chain = [start]
+        stack = [(start, iter(targets))]
+        sums = {start: [0, 0]}
+        while stack:
+            node, rest = stack[-1]
+            step = next(rest, None)
+            if step is None:
+                stack.pop()
+                chain.pop()
+                leaves[node], depth[node] = sums[node][0], sums[node][1] + 1
+                if stack:
+                    above = sums[stack[-1][0]]
+                    above[0] += leaves[node]
+                    above[1] = max(above[1], depth[node])
+                continue
+            found = self.model.rewrite(step)
+            if found is None:
+                sums[node][0] += 1
+                continue
+            key, further = found
+            if key in leaves:
+                sums[node][0] += leaves[key]
+                sums[node][1] = max(sums[node][1], depth[key])
+            elif key in chain:
+                loop = [*chain[chain.index(key) :], key]
+                place = self.model.aliases[node].at if node in self.model.aliases else at
+                reason = (
+                    f"{node} is an alias of itself and no mailbox receives its mail" if len(loop) == 2 else "alias loop " + " → ".join(loop)
+                )
+                self.refuse(place, reason, "let one of them end in a mailbox", value=step)
+            else:
+                chain.append(key)
+                sums[key] = [0, 0]
+                stack.append((key, iter(further)))

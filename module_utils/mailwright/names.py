@@ -1,0 +1,305 @@
+# Copyright: Mailwright contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Names as mail knows them: domains, hosts, local parts, addresses, selectors, networks.
+
+Every function takes text and returns the one form used everywhere (lower case, A-labels), or raises `Invalid`. What is
+accepted contains no white space, no control character and none of the characters that mean something in a Postfix table,
+a Dovecot passwd-file, a path or a shell.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import re
+import unicodedata
+
+import idna
+
+from .errors import Invalid
+
+__all__ = [
+    "address",
+    "address_pattern",
+    "domain",
+    "host",
+    "local_part",
+    "network",
+    "next_hop",
+    "selector",
+    "split",
+    "target",
+    "unicode_domain",
+]
+
+LABEL_LIMIT = 63
+# RFC 1035 allows 255 octets on the wire, which is 253 characters as text.
+DOMAIN_LIMIT = 253
+# RFC 5321, 4.5.3.1.1 and 4.5.3.1.3 (256 octets of path, two of them angle brackets).
+LOCAL_PART_LIMIT = 64
+ADDRESS_LIMIT = 254
+
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9._+=-]*")
+# Somebody else's mailbox: RFC 5322 atoms without what a Postfix table or an old router could read as an instruction.
+_FOREIGN_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=&'~*?^-]*")
+_PATTERN = re.compile(r"[a-z0-9._+=\-\[\]()*?{},|\\]+")
+_HARMLESS_ESCAPES = re.compile(r"\\(?![dw.+*?()\[\]{}|-])")
+# Scripts that one label may mix: written Japanese, Korean and Chinese do (Unicode TR 39, "highly restrictive").
+_MIXABLE = (
+    {"LATIN", "CJK", "HIRAGANA", "KATAKANA"},
+    {"LATIN", "CJK", "HANGUL"},
+    {"LATIN", "CJK", "BOPOMOFO"},
+)
+
+
+def _refuse_characters(text: str, what: str) -> None:
+    """Refuse what no name may hold, naming the character."""
+    if not text:
+        raise Invalid("empty", f"write the {what}")
+    # "{{" first: it is the likeliest reason for braces, spaces and quotes.
+    if "{{" in text or "{%" in text:
+        raise Invalid("'{{' not allowed", f"a {what} is written out; expressions are not evaluated here")
+    for char in text:
+        # Cc control, Cf format (bidi marks, zero width), Cs lone surrogates, Co private use, Zl and Zp separators
+        if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} and char not in "\u200c\u200d":
+            raise Invalid(f"control character U+{ord(char):04X} not allowed")
+    if text != text.strip():
+        raise Invalid("leading or trailing space", "remove it")
+    for char in text:
+        if char.isspace():
+            raise Invalid("space not allowed" if char == " " else f"white space U+{ord(char):04X} not allowed")
+
+
+def _scripts(label: str) -> set[str]:
+    return {unicodedata.name(char, "UNKNOWN").split()[0].removesuffix("-") for char in label if unicodedata.category(char)[0] == "L"}
+
+
+def _a_label(label: str, shown: str, allow_confusable: bool) -> str:
+    """One label as an A-label, by IDNA 2008 (RFC 5891)."""
+    if not label:
+        raise Invalid("empty label", "two dots follow each other, or the name begins with a dot")
+    if label.isascii():
+        for char in label:
+            if not (char.isalnum() or char == "-"):
+                raise Invalid(f"character {char!r} not allowed")
+        if label[0] == "-" or label[-1] == "-":
+            raise Invalid(f"label {label!r} begins or ends with '-'")
+        if len(label) > LABEL_LIMIT:
+            raise Invalid(f"label longer than {LABEL_LIMIT} characters")
+        if not label.startswith("xn--"):
+            if label[2:4] == "--":
+                raise Invalid(f"label {label!r} has '--' in the third and fourth place, which is reserved (RFC 5891)")
+            return label
+        try:
+            unicode_label = idna.ulabel(label)
+            encoded = idna.alabel(unicode_label).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise Invalid(f"invalid IDNA label {label!r} ({error})") from None
+        if encoded != label:
+            raise Invalid(f"invalid IDNA label {label!r} (not in its one valid form)")
+    else:
+        unicode_label = label
+        try:
+            encoded = idna.alabel(label).decode("ascii")
+        except (idna.IDNAError, UnicodeError) as error:
+            raise Invalid(f"not valid by IDNA 2008 ({error})") from None
+    scripts = _scripts(unicode_label)
+    if len(scripts) > 1 and not allow_confusable and not any(scripts <= mix for mix in _MIXABLE):
+        raise Invalid(
+            f"label {unicode_label!r} mixes the scripts {' and '.join(sorted(scripts))} ({encoded}) and can be taken for another name",
+            "set allow_confusable: true for this domain if it is meant",
+        )
+    return encoded
+
+
+@functools.lru_cache(maxsize=65536)
+def _fold_domain(text: str, what: str, allow_confusable: bool) -> str:
+    _refuse_characters(text, what)
+    if text.startswith("["):
+        raise Invalid("an address, not a domain", "write a name")
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        pass
+    else:
+        raise Invalid("an address, not a domain", "write a name")
+    for char in "/*$`%@,:;\\'\"|<>(){}#!?&=+_":
+        if char in text:
+            raise Invalid(
+                "wildcards are not supported here" if char == "*" else f"character {char!r} not allowed",
+                "write the domain alone, without the part before '@'" if char == "@" else "",
+            )
+    if text.endswith(".") and not text.endswith(".."):
+        raise Invalid("trailing dot", "remove it")
+    folded = unicodedata.normalize("NFC", text.lower())
+    labels = folded.split(".")
+    name = ".".join(_a_label(label, text, allow_confusable) for label in labels)
+    if len(name) > DOMAIN_LIMIT:
+        raise Invalid(f"longer than {DOMAIN_LIMIT} characters")
+    if len(labels) < 2:
+        raise Invalid("a single label; a dot is needed", "write the full name, such as example.org")
+    if labels[-1].isdigit():
+        raise Invalid("the last label is a number, so this is no domain")
+    return name
+
+
+def domain(text: str, *, allow_confusable: bool = False) -> str:
+    """A domain name as lower-case A-labels. Refuses addresses, single labels, wildcards, root dots and mixed scripts."""
+    return _fold_domain(text, "domain name", allow_confusable)
+
+
+def host(text: str) -> str:
+    """A fully qualified host name, by the same rules as a domain."""
+    return _fold_domain(text, "host name", False)
+
+
+def unicode_domain(name: str) -> str:
+    """The form of `domain(name)` that people read, for messages and pages."""
+    try:
+        return idna.decode(name)
+    except (idna.IDNAError, UnicodeError):
+        return name
+
+
+@functools.lru_cache(maxsize=262144)
+def local_part(text: str) -> str:
+    """The part before '@' of an address of ours, in lower case: it becomes a path, a login and a key of tables."""
+    if _LOCAL_PART.fullmatch(text) and len(text) <= LOCAL_PART_LIMIT and ".." not in text and text[-1] != ".":
+        return text
+    _refuse_characters(text, "local part")
+    if not text.isascii():
+        raise Invalid("non-ASCII local part: SMTPUTF8 is not enabled", "use letters a-z, digits and . _ - + =")
+    folded = text.lower()
+    if folded[0] == "." or folded[-1] == ".":
+        raise Invalid("begins or ends with a dot")
+    if ".." in folded:
+        raise Invalid("two dots follow each other")
+    if folded[0] == "-":
+        raise Invalid("begins with '-', which programs read as an option")
+    if folded[0] in "\"'":
+        raise Invalid("quoted local parts are not supported")
+    for char in folded:
+        if not _LOCAL_PART.fullmatch("a" + char):
+            raise Invalid(f"character {char!r} not allowed", "use letters a-z, digits and . _ - + =")
+    if not _LOCAL_PART.fullmatch(folded):
+        raise Invalid(f"begins with {folded[0]!r}", "begin with a letter or digit")
+    if len(folded) > LOCAL_PART_LIMIT:
+        raise Invalid(f"local part longer than {LOCAL_PART_LIMIT} characters")
+    return folded
+
+
+def split(text: str) -> tuple[str, str]:
+    """Local part and domain of an address that has exactly one '@'."""
+    if text.count("@") != 1:
+        raise Invalid("no '@'" if "@" not in text else "more than one '@'", "write local-part@domain")
+    local, _, name = text.partition("@")
+    return local, name
+
+
+def address(text: str) -> str:
+    """An address of ours: local part and domain both folded."""
+    _refuse_characters(text, "address")
+    local, name = split(text)
+    if not local:
+        raise Invalid("nothing before '@'", "write local-part@domain")
+    return f"{local_part(local)}@{domain(name)}"
+
+
+@functools.lru_cache(maxsize=65536)
+def target(text: str) -> str:
+    """An address that mail may be sent on to: ours or anybody's. The case of a foreign local part is kept.
+
+    Refuses everything that local(8) or an alias table would take for a command, a file, a list or two addresses.
+    """
+    if text[:1] in ("|", "/") or text.startswith((":include:", '"|', '"/')):
+        raise Invalid("commands, files and included lists are not supported as targets", "write an address")
+    _refuse_characters(text, "address")
+    if "," in text:
+        raise Invalid("character ',' not allowed", "write a list with one address per entry")
+    local, name = split(text)
+    if not local:
+        raise Invalid("nothing before '@'", "write an address")
+    name = domain(name)
+    if not local.isascii():
+        raise Invalid("non-ASCII local part: SMTPUTF8 is not enabled")
+    for char in local:
+        if not _FOREIGN_LOCAL_PART.fullmatch("a" + char):
+            raise Invalid(f"character {char!r} not allowed")
+    if not _FOREIGN_LOCAL_PART.fullmatch(local):
+        raise Invalid(f"begins with {local[0]!r}")
+    if local[-1] == "." or ".." in local:
+        raise Invalid("a dot at the end or two in a row")
+    if len(local) > LOCAL_PART_LIMIT or len(local) + 1 + len(name) > ADDRESS_LIMIT:
+        raise Invalid(f"longer than {LOCAL_PART_LIMIT} characters before '@' or {ADDRESS_LIMIT} in all")
+    return f"{local}@{name}"
+
+
+def selector(text: str) -> str:
+    """A DKIM selector of one label (RFC 6376, 3.1): it becomes a DNS name and a file name."""
+    _refuse_characters(text, "selector")
+    if len(text) > LABEL_LIMIT:
+        raise Invalid(f"longer than {LABEL_LIMIT} characters")
+    if not _LABEL.fullmatch(text):
+        raise Invalid("not one DNS label", "use lower-case letters, digits and inner '-'")
+    return text
+
+
+def address_pattern(text: str) -> str:
+    """A regular expression for whole local parts, in the part of PCRE that cannot name another domain, look around or run away.
+
+    Allowed are the characters of local parts, `.` `[]` `()` `*` `?` `+` `{}` `|` and the escapes `\\d`, `\\w` and of punctuation.
+    """
+    _refuse_characters(text, "pattern")
+    for char in text:
+        if not _PATTERN.fullmatch(char):
+            raise Invalid(
+                f"character {char!r} not allowed in a pattern",
+                "the pattern stands for the part before '@', from its beginning to its end" if char in "@^$" else "",
+            )
+    if "(?" in text:
+        raise Invalid("'(?' not allowed in a pattern")
+    if _HARMLESS_ESCAPES.search(text):
+        raise Invalid("unknown escape in a pattern", "\\d, \\w and escaped punctuation are known")
+    if re.search(r"[)][*+{]", text):
+        raise Invalid("a repeated group can take very long to match", "repeat single characters or [sets]")
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise Invalid(f"not a regular expression ({error})") from None
+    return text
+
+
+def network(text: str) -> str:
+    """A trusted network in CIDR notation. Refuses everything that would open the relay to strangers."""
+    _refuse_characters(text, "network")
+    try:
+        parsed = ipaddress.ip_network(text, strict=True)
+    except ValueError:
+        try:
+            loose = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise Invalid("not a network in CIDR notation", "write 192.0.2.0/24 or 2001:db8::/64") from None
+        raise Invalid("host bits are set", f"write {loose}") from None
+    if parsed.prefixlen == 0:
+        raise Invalid("would make an open relay: it is everybody")
+    shortest = 16 if parsed.version == 4 else 32
+    if parsed.prefixlen < shortest and not parsed.is_private:
+        raise Invalid(f"a public network larger than /{shortest} would make an open relay")
+    return str(parsed)
+
+
+def next_hop(text: str) -> str:
+    """A next hop of Postfix: `example.org` (its MX hosts), `[mail.example.org]` or `[192.0.2.1]` (that host). See transport(5)."""
+    _refuse_characters(text, "next hop")
+    if not text.startswith("["):
+        if "]" in text:
+            raise Invalid("']' without '['", "write [host]")
+        return host(text)
+    if not text.endswith("]"):
+        raise Invalid("'[' without ']' at the end", "write [host], and the port apart from it")
+    inner = text[1:-1]
+    try:
+        return f"[{ipaddress.ip_address(inner.removeprefix('IPv6:').removeprefix('ipv6:'))}]"
+    except ValueError:
+        return f"[{host(inner)}]"
