@@ -1,0 +1,78 @@
+"""The lab's certificate authority and what it signs: good, and expired."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from .host import write
+
+_DAY = datetime.timedelta(days=1)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
+    form = serialization.PrivateFormat.PKCS8
+    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
+
+
+def make(directory: Path, names: list[str], expired: list[str]) -> None:
+    """Write ca.pem, ca.key and for each name NAME.pem (chain without the root) and NAME.key; keep what is there."""
+    if (directory / "ca.pem").exists():
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Mailwright lab CA")])
+    usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
+    ca = (
+        x509.CertificateBuilder(ca_name, ca_name, ca_key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - 90 * _DAY)
+        .not_valid_after(now + 3650 * _DAY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
+    for name in [*names, *expired]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        ends = now - _DAY if name in expired else now + 365 * _DAY
+        certificate = (
+            x509.CertificateBuilder(ca_name, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - 30 * _DAY)
+            .not_valid_after(ends)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
+            .sign(ca_key, hashes.SHA256())
+        )
+        write(directory / f"{name}.key", _pem(key), 0o600)
+        write(directory / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
+    write(directory / "ca.key", _pem(ca_key), 0o600)
+    write(directory / "ca.pem", ca.public_bytes(serialization.Encoding.PEM))
+
+
+def signing_key(path: Path) -> None:
+    """A P-256 key, for a DNS zone."""
+    if not path.exists():
+        write(path, _pem(ec.generate_private_key(ec.SECP256R1())), 0o600)
+
+
+def dkim_key(path: Path) -> str:
+    """An RSA key of 2048 bits at this path; its public half as DKIM's `p=` wants it."""
+    if not path.exists():
+        write(path, _pem(rsa.generate_private_key(65537, 2048)), 0o600)
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    public = key.public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return base64.b64encode(public.public_bytes(serialization.Encoding.DER, form)).decode()

@@ -1,0 +1,131 @@
+"""What the machine `world` serves: the DNS of the lab, its CA and the other mail servers' names and keys."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from . import certificates, machines, network
+from .host import run, write
+
+TTL = 2  # s; also of negative answers
+DKIM_SELECTOR = "world"
+# Other mail servers: domain and the last number of the address of its mx.
+REMOTES = {"good.test": 21, "expired.test": 22, "plain.test": 23}
+LISTED_CLIENT = 150
+Record = dict[str, Any]
+
+
+def reverse(address: str) -> str:
+    return ipaddress.ip_address(address).reverse_pointer
+
+
+def _both(name: str, number: int) -> list[Record]:
+    """Addresses of a name, and back."""
+    v4, v6 = network.v4(number), network.v6(number)
+    return [
+        {"name": name, "type": "A", "value": v4},
+        {"name": name, "type": "AAAA", "value": v6},
+        {"name": reverse(v4), "type": "PTR", "value": f"{name}."},
+        {"name": reverse(v6), "type": "PTR", "value": f"{name}."},
+    ]
+
+
+def listed(number: int) -> list[Record]:
+    """A client on the block list dnsbl.test, by both its addresses (RFC 5782)."""
+    names = []
+    for address in (network.v4(number), network.v6(number)):
+        backwards = reverse(address).removesuffix(".in-addr.arpa").removesuffix(".ip6.arpa")
+        names.append(f"{backwards}.dnsbl.test")
+    records: list[Record] = [{"name": name, "type": "A", "value": "127.0.0.2"} for name in names]
+    return [*records, {"name": names[0], "type": "TXT", "value": "listed by the lab"}]
+
+
+def base(dkim: str) -> dict[str, Any]:
+    """All that is published when the world starts; `dkim` is the public key of the other mail servers."""
+    records = _both("ns.world.test", 2)
+    records += [{"name": "acme.world.test", "type": kind, "value": value} for kind, value in _addresses(2)]
+    for domain, number in REMOTES.items():
+        host = f"mx.{domain}"
+        records += _both(host, number)
+        records += [
+            {"name": domain, "type": "MX", "value": f"10 {host}."},
+            {"name": domain, "type": "TXT", "value": "v=spf1 mx -all"},
+            {"name": host, "type": "TXT", "value": "v=spf1 a -all"},
+            {"name": f"_dmarc.{domain}", "type": "TXT", "value": "v=DMARC1; p=reject"},
+            {"name": f"{DKIM_SELECTOR}._domainkey.{domain}", "type": "TXT", "value": f"v=DKIM1; k=rsa; p={dkim}"},
+        ]
+    for machine in machines.MACHINES.values():
+        if machine.name != "world":
+            records += _both(machine.fqdn, machine.number)
+    for number in network.CLIENTS:
+        records += _both(f"client{number}.world.test", number)
+    records += _both("bridge.world.test", network.BRIDGE)
+    records += [{"name": "2.0.0.127.dnsbl.test", "type": "A", "value": "127.0.0.2"}, *listed(LISTED_CLIENT)]
+    records += [{"name": "bogus.test", "type": kind, "value": value} for kind, value in _addresses(22)]
+    zones = ["world.test", *REMOTES, "oak.test", "bogus.test", "dnsbl.test"]
+    zones += ["100.51.198.in-addr.arpa", reverse(network.v6(0)).split(".", 16)[-1]]
+    return {"zones": zones, "bogus": ["bogus.test"], "records": records}
+
+
+def _addresses(number: int) -> list[tuple[str, str]]:
+    return [("A", network.v4(number)), ("AAAA", network.v6(number))]
+
+
+def prepare(lab: str) -> None:
+    """Make keys and certificates, and lay out the files only this lab's world has, as a tree beside `shared/world`."""
+    home = machines.home(lab)
+    certificates.make(home / "ca", ["acme.world.test", "mx.good.test"], ["mx.expired.test"])
+    dkim = certificates.dkim_key(home / "dkim" / f"{DKIM_SELECTOR}.key")
+    certificates.signing_key(home / "dns" / "root.key")
+    secret = home / "dns" / "tsig.secret"
+    if not secret.exists():
+        write(secret, base64.b64encode(secrets.token_bytes(32)).decode(), 0o600)
+    key = f"key:\n  - id: lab\n    algorithm: hmac-sha256\n    secret: {secret.read_text()}\n"
+    write(home / "dns" / "tsig.key", f"hmac-sha256:lab:{secret.read_text()}\n", 0o600)
+    write(home / "dns" / "resolv.conf", f"nameserver {network.v4(2)}\n")
+    write(home / "dns" / "nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
+    write(home / "dns" / "root.hints", root_hints())
+    tree = home / "world"
+    for name in ("acme.world.test", "mx.good.test", "mx.expired.test"):
+        for suffix in ("pem", "key"):
+            write(tree / "etc/world/tls" / f"{name}.{suffix}", (home / "ca" / f"{name}.{suffix}").read_bytes())
+        chain = (home / "ca" / f"{name}.key").read_bytes() + (home / "ca" / f"{name}.pem").read_bytes()
+        write(tree / "etc/world/tls" / f"{name}.chain", chain)
+    write(tree / "etc/world/dkim.key", (home / "dkim" / f"{DKIM_SELECTOR}.key").read_bytes())
+    write(tree / "etc/world/dnssec.pem", (home / "dns" / "root.key").read_bytes())
+    write(tree / "etc/world/base.json", json.dumps(base(dkim)))
+    write(tree / "etc/world/tsig.key", (home / "dns" / "tsig.key").read_bytes())
+    write(tree / "etc/knot/tsig.conf", key)
+    write(tree / "etc/knot/zones.conf", "")
+
+
+def root_hints() -> str:
+    lines = [".\t3600000\tNS\tns.world.test."]
+    lines += [f"ns.world.test.\t3600000\t{kind}\t{value}" for kind, value in _addresses(2)]
+    return "\n".join(lines) + "\n"
+
+
+def publish(lab: str, document: str) -> str:
+    """Hand a JSON document to the world's publisher; see world/usr/local/lib/world/publish.py for its form."""
+    return run([*machines.ssh(lab, "world"), "/usr/local/lib/world/publish.py"], input=document)
+
+
+def ready(lab: str) -> None:
+    """Publish the base zones and fetch what only the running world knows: the trust anchor and the root of the ACME CA."""
+    home = machines.home(lab)
+    publish(lab, (home / "world/etc/world/base.json").read_text())
+    anchor = run([*machines.ssh(lab, "world"), "/usr/local/lib/world/publish.py", "--anchor"])
+    write(home / "dns" / "trust-anchor.ds", anchor)
+    fetch = "curl -sf --retry 20 --retry-delay 1 --retry-connrefused"
+    fetch += " --resolve acme.world.test:15000:127.0.0.1 https://acme.world.test:15000/roots/0"
+    write(home / "ca" / "acme-root.pem", run([*machines.ssh(lab, "world"), fetch]))
+
+
+def mail_directory(lab: str, address: str) -> Path:
+    local, _, domain = address.partition("@")
+    return machines.home(lab) / "machines/world/root/var/mail/world" / domain / local
