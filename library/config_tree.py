@@ -169,6 +169,12 @@ options:
     description: Seconds for all probes together, and for the units to be active.
     type: float
     default: 10
+  settle:
+    description:
+      - Seconds between a reload and the first probe. A reload returns before the daemon has read its files, and until then
+        the old configuration answers.
+    type: float
+    default: 1
   files:
     description: The rendered files, as JSON. Set by the action plugin, never by a task.
     type: str
@@ -264,6 +270,7 @@ ARGUMENTS = {
     "watch": {"type": "list", "elements": "dict", "options": WATCH, "default": []},
     "probe": {"type": "list", "elements": "dict", "options": PROBE, "default": []},
     "probe_timeout": {"type": "float", "default": 10},
+    "settle": {"type": "float", "default": 1},
     # One string, so that the masking of secrets does not blank every line of every file wherever it occurs.
     "files": {"type": "str", "no_log": True},
 }
