@@ -10,14 +10,18 @@ from typing import Any
 import ansible.module_utils
 from ansible.plugins.action import ActionBase
 
+_PROJECT = Path(__file__).resolve().parent.parent
 # Ansible offers a project's module_utils to modules only; plugins are told where they are.
-_MODULE_UTILS = str(Path(__file__).resolve().parent.parent / "module_utils")
-if _MODULE_UTILS not in ansible.module_utils.__path__:
-    ansible.module_utils.__path__.append(_MODULE_UTILS)
+if str(_PROJECT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(_PROJECT / "module_utils"))
 
-from ansible.module_utils.mailwright.compile import compile_rows  # noqa: E402  (needs the path above)
-from ansible.module_utils.mailwright.inventory import Source, load_domain_files  # noqa: E402
+# These need the path above, hence E402.
+from ansible.module_utils.mailwright import inventory  # noqa: E402
+from ansible.module_utils.mailwright.compile import compile_rows  # noqa: E402
 from ansible.module_utils.mailwright.model import check  # noqa: E402
+from ansible.module_utils.mailwright.reader import Reader  # noqa: E402
+from ansible.module_utils.mailwright.schema import SHARED  # noqa: E402
+from ansible.module_utils.mailwright.variables import check_variables  # noqa: E402
 
 
 class ActionModule(ActionBase):
@@ -32,25 +36,31 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         self.validate_argument_spec(argument_spec={})
         variables = task_vars or {}
-        source = Source(self._templar.template)
-        directory = variables.get("inventory_dir")
-        files, problems = load_domain_files(self._loader, str(Path(directory) / "domains")) if directory else ([], [])
-        model, report = check(
-            variables,
-            files,
-            resolve=source.resolve,
-            locate=source.locate,
-            in_clear=source.in_clear,
-            where=f"host {variables.get('inventory_hostname')}",
-            complete=not problems,
-        )
-        problems += report.problems
-        for warning in report.warnings:
+        where = f"host {variables.get('inventory_hostname')}"
+        source = inventory.Inventory(self._loader, self._templar.template)
+        reader = Reader(source.resolve, source.locate)
+        with inventory.without_garbage_collection():
+            directory = variables.get("inventory_dir")
+            files = source.domain_files(Path(directory) / "domains") if directory else []
+            check_variables(reader, variables, inventory.load_roles(_PROJECT / "roles"), where)
+            model = check(reader, variables, files, in_clear=source.in_clear, where=where, complete=not source.problems)
+            if directory:
+                reader.report.warnings += source.competing_groups(Path(directory), self._groups(variables), variables, SHARED)
+        for warning in reader.report.warnings:
             self._display.warning(warning)
+        problems = inventory.sort_problems([*source.problems, *reader.report.problems])
         if problems or model is None:
-            noun = "problem" if len(problems) == 1 else "problems"
-            result["failed"] = True
-            result["msg"] = f"The inventory has {len(problems)} {noun}; nothing was changed.\n" + "\n".join(map(str, problems))
-            return result
+            # One by one: Ansible shows each once, however many hosts share the file.
+            for problem in inventory.fold_vault_problems(problems):
+                self._display.error(str(problem))
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            return {**result, "failed": True, "msg": f"The inventory has {count}, each on a line of its own. No host was contacted."}
         # Passwords are in it. A failure is shown: it has them masked.
-        return {**result, **compile_rows(model), "changed": False, "_ansible_no_log": True}
+        hidden = model.settings["hide_secrets"]
+        return {**result, **compile_rows(model), "changed": False, "_ansible_no_log": hidden}
+
+    def _groups(self, variables: dict[str, Any]) -> list[Any]:
+        """The host's groups but `all`. Without Ansible's own objects (another strategy) there are none, and one warning less."""
+        manager = getattr(self._task, "_variable_manager", None)
+        host = manager and manager._inventory and manager._inventory.get_host(variables.get("inventory_hostname"))
+        return [group for group in host.get_groups() if group.name != "all"] if host else []

@@ -2,31 +2,66 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """Controller side: reads the inventory through Ansible, so that vaults, references and line numbers work.
 
-The one place that knows ansible-core's value tags (`Origin`, `VaultedValue`), which are internal to it: pinned in pyproject.toml,
-and covered by tests/unit/test_preflight.py.
+The one place that knows ansible-core's value tags (`Origin`, `VaultedValue`), which are internal to it: ansible-core is pinned,
+and tests/unit/test_preflight.py covers what is used.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gc
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ansible._internal._datatag._tags import Origin, VaultedValue
-from ansible.errors import AnsibleError, AnsibleUndefinedVariable
-from ansible.parsing.vault import AnsibleVaultError, EncryptedString
+import yaml
+
+# ansible-core ships no type information, hence the ignores.
+from ansible._internal._datatag._tags import Origin, VaultedValue  # type: ignore[import-untyped]
+from ansible.errors import AnsibleError  # type: ignore[import-untyped]
+from ansible.parsing.vault import AnsibleVaultError, EncryptedString  # type: ignore[import-untyped]
 
 from .errors import Invalid, Problem
 from .model import DomainFile
+from .reader import Plain
 
-__all__ = ["Source", "load_domain_files"]
+__all__ = ["Inventory", "Loader", "fold_vault_problems", "load_roles", "sort_problems", "without_garbage_collection"]
 
-NO_VAULT_PASSWORD = "cannot be decrypted"
+_UNDECRYPTED = "cannot be decrypted"
 
 
-def _display_path(path: str) -> str:
+class Loader(Protocol):
+    """What is used of Ansible's DataLoader."""
+
+    def load_from_file(self, file_name: str, cache: str, unsafe: bool, *, trusted_as_template: bool) -> Plain: ...
+
+    def get_text_file_contents(self, file_name: str) -> str: ...
+
+
+class Group(Protocol):
+    """What is used of Ansible's Group."""
+
+    name: str
+
+    def get_ancestors(self) -> set[Any]: ...
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Loading makes millions of objects and no garbage: looking for some doubles the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _shown_path(path: str) -> str:
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
@@ -40,55 +75,57 @@ def _is_encrypted(path: str) -> bool:
         return False
 
 
-class Source:
-    """Plain values and lines of one host's inventory. `template` is Ansible's Templar.template for that host."""
+class Inventory:
+    """Plain values and lines of one host's inventory. `template` is `Templar.template` with that host's variables."""
 
-    def __init__(self, template: Callable[[Any], Any]) -> None:
+    def __init__(self, loader: Loader, template: Callable[[Plain], Plain]) -> None:
+        self._loader = loader
         self._template = template
+        self.problems: list[Problem] = []
 
-    def resolve(self, value: object) -> Any:
-        """A plain string, number, date, boolean or None; containers are returned as they are. Raises `Invalid`."""
+    def resolve(self, value: object) -> Plain:
+        """A plain string, number, date, boolean or None; containers are returned as they are. Raises `Invalid`.
+
+        Only text that Ansible trusts as a template is evaluated, once: not `!unsafe`, not vaulted text, not results.
+        """
         if isinstance(value, str):
             if "{{" in value or "{%" in value or "{#" in value:
-                return self.untag(self._evaluate(value))
+                return self._untag(self._evaluate(value))
             return str(value)
-        return self.untag(value)
+        return self._untag(value)
 
-    def _evaluate(self, value: str) -> Any:
+    def _evaluate(self, value: str) -> Plain:
         try:
             return self._template(value)
-        except AnsibleUndefinedVariable as error:
-            raise Invalid(_first_line(error), "define it, or correct its name") from None
         except AnsibleVaultError as error:
-            raise _vault_problem(error) from None
+            raise _vault_invalid(error) from None
         except AnsibleError as error:
-            raise Invalid(_first_line(error)) from None
+            raise _invalid(error) from None
 
-    def untag(self, value: object) -> Any:
+    def _untag(self, value: object) -> Plain:
         if isinstance(value, EncryptedString):
             try:
                 return str(value)
             except AnsibleError as error:
-                raise _vault_problem(error) from None
+                raise _vault_invalid(error) from None
         if isinstance(value, str):
             return str(value)
-        if isinstance(value, bool) or value is None:
+        if isinstance(value, bool):
             return value
         if isinstance(value, int):
             return int(value)
-        if isinstance(value, float):
-            return float(value)
-        return value
+        return float(value) if isinstance(value, float) else value
 
     def locate(self, value: object) -> str | None:
+        """FILE:LINE of a value, the path relative to the current directory where that is shorter."""
         origin = Origin.get_tag(value)
         if origin is None or origin.path is None:
             return None
-        return f"{_display_path(origin.path)}:{origin.line_num}" if origin.line_num else _display_path(origin.path)
+        return _shown_path(origin.path) + (f":{origin.line_num}" if origin.line_num else "")
 
     def in_clear(self, raw: object) -> bool:
         """Whether the text of a password stands in an unencrypted file, directly or behind a reference."""
-        value: object = raw
+        value = raw
         if isinstance(raw, str) and "{{" in raw:
             value = self._evaluate(raw)
             if Origin.get_tag(value) == Origin.get_tag(raw):
@@ -99,39 +136,170 @@ class Source:
         origin = Origin.get_tag(value)
         return origin is not None and origin.path is not None and not _is_encrypted(origin.path)
 
+    def domain_files(self, directory: Path) -> list[DomainFile]:
+        """The files of a `domains` directory in the order of their names; what cannot be read goes to `problems`."""
+        files: list[DomainFile] = []
+        if not directory.is_dir():
+            return files
+        for path in sorted(directory.iterdir()):
+            if path.name.startswith((".", "README")) or path.name.endswith("~"):
+                continue
+            where = _shown_path(str(path.absolute()))
+            if path.suffix not in (".yml", ".yaml"):
+                self.problems.append(Problem(where, "", "", "not a domain file", "name it DOMAIN.yml, or move it away"))
+                continue
+            found = self._problems_of_text(path, where)
+            if not found:
+                try:
+                    content = self._loader.load_from_file(str(path.absolute()), cache="none", unsafe=True, trusted_as_template=True)
+                    files.append(DomainFile(content, where))
+                except AnsibleVaultError as error:
+                    invalid = _vault_invalid(error)
+                    found = [Problem(where, "", "", invalid.reason, invalid.cure)]
+                except AnsibleError as error:
+                    found = self._duplicate_keys(path, where) or [_unreadable(error, where)]
+            self.problems += found
+        return files
+
+    def competing_groups(self, directory: Path, groups: Sequence[Group], variables: Mapping[str, Plain], known: Iterable[str]) -> list[str]:
+        """Warnings about variables that two groups set, neither of which is inside the other: Ansible takes one silently."""
+        found: dict[str, list[tuple[Group, Plain]]] = {}
+        for group in groups:
+            for path in _group_files(directory, group.name):
+                try:
+                    content = self._loader.load_from_file(str(path), cache="all", unsafe=True, trusted_as_template=True)
+                except AnsibleError:
+                    # Ansible has read or refused it already.
+                    continue
+                if isinstance(content, Mapping):
+                    for name in content:
+                        found.setdefault(str(name), []).append((group, content[name]))
+        warnings: list[str] = []
+        for name in known:
+            settings = found.get(name, [])
+            clash = [
+                (first, second)
+                for index, (first, value) in enumerate(settings)
+                for second, other in settings[index + 1 :]
+                if value != other and not _related(first, second)
+            ]
+            if clash:
+                first, second = clash[0]
+                winner = self.locate(variables.get(name)) or "one of them"
+                warnings.append(f"{name} is set for the groups {first.name} and {second.name} of this host; {winner} won")
+        return warnings
+
+    def _problems_of_text(self, path: Path, where: str) -> list[Problem]:
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            return [Problem(where, "", "", f"cannot be read ({error.strerror})")]
+        if raw.startswith(b"\xef\xbb\xbf"):
+            return [Problem(f"{where}:1", "", "", "byte order mark at offset 0", "save it as UTF-8 without one")]
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            reason = f"not UTF-8: octet 0x{raw[error.start]:02x} at offset {error.start}"
+            return [Problem(f"{where}:{line}", "", "", reason, "save it as UTF-8")]
+        return []
+
+    def _duplicate_keys(self, path: Path, where: str) -> list[Problem]:
+        """Every key that a mapping has twice, with both lines; Ansible stops at the first."""
+        try:
+            root = yaml.compose(self._loader.get_text_file_contents(str(path.absolute())), Loader=yaml.SafeLoader)
+        except (yaml.YAMLError, AnsibleError, RecursionError):
+            return []
+        problems: list[Problem] = []
+        waiting: list[yaml.Node | None] = [root]
+        seen: set[int] = set()
+        while waiting:
+            node = waiting.pop()
+            if node is None or id(node) in seen:
+                continue
+            seen.add(id(node))
+            if isinstance(node, yaml.SequenceNode):
+                waiting.extend(node.value)
+            elif isinstance(node, yaml.MappingNode):
+                lines: dict[str, int] = {}
+                for key, value in node.value:
+                    waiting.append(value)
+                    line = key.start_mark.line + 1
+                    if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                        reason = f"duplicate of the key in line {lines[key.value]}"
+                        problems.append(Problem(f"{where}:{line}", key.value, "", reason, "remove one"))
+        return problems
+
+
+def _group_files(directory: Path, group: str) -> list[Path]:
+    """What Ansible reads for a group: the first of these names that exists, a directory whole."""
+    for suffix in ("", ".yml", ".yaml", ".json"):
+        path = directory / "group_vars" / f"{group}{suffix}"
+        if path.is_dir():
+            return [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+        if path.is_file():
+            return [path]
+    return []
+
+
+def _related(first: Group, second: Group) -> bool:
+    return first is second or first in second.get_ancestors() or second in first.get_ancestors()
+
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0].rstrip(".")
 
 
-def _vault_problem(error: BaseException) -> Invalid:
-    return Invalid(f"{NO_VAULT_PASSWORD} ({_first_line(error)})", "give the vault's password: --vault-password-file or --ask-vault-pass")
+def _invalid(error: AnsibleError) -> Invalid:
+    return Invalid(_first_line(error), "define it, or correct its name" if "is undefined" in str(error) else "")
 
 
-def load_domain_files(loader: Any, directory: str) -> tuple[list[DomainFile], list[Problem]]:
-    """The files *.yml and *.yaml of one `domains` directory in the order of their names, through Ansible's DataLoader."""
-    files: list[DomainFile] = []
-    problems: list[Problem] = []
-    folder = Path(directory)
-    if not folder.is_dir():
-        return files, problems
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in (".yml", ".yaml") or path.name.startswith("."):
-            continue
-        where = _display_path(str(path))
-        try:
-            content = loader.load_from_file(str(path.absolute()), cache="none", unsafe=True, trusted_as_template=True)
-        except AnsibleVaultError as error:
-            vault = _vault_problem(error)
-            problems.append(Problem(where, "", "", vault.reason, vault.cure))
-        except AnsibleError as error:
-            origin = Origin.get_tag(error.obj)
-            line = f":{origin.line_num}" if origin is not None and origin.line_num else ""
-            problems.append(Problem(f"{where}{line}", "", "", _first_line(error)))
-        else:
-            files.append(DomainFile(content, where))
-    return files, problems
+def _vault_invalid(error: AnsibleError) -> Invalid:
+    return Invalid(f"{_UNDECRYPTED} ({_first_line(error)})", "give the vault's password: --vault-password-file or --ask-vault-pass")
 
 
-def mail_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in variables.items() if name.startswith("mail_")}
+def _unreadable(error: AnsibleError, where: str) -> Problem:
+    origin = Origin.get_tag(error.obj)
+    line = f":{origin.line_num}" if origin is not None and origin.line_num else ""
+    return Problem(f"{where}{line}", "", "", _first_line(error))
+
+
+def fold_vault_problems(problems: Sequence[Problem]) -> list[Problem]:
+    """One line for all values that need the same missing password."""
+    folded: list[Problem] = []
+    places: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    for problem in problems:
+        if problem.reason.startswith(_UNDECRYPTED):
+            counts[problem.reason] = counts.get(problem.reason, 0) + 1
+            if counts[problem.reason] > 1:
+                continue
+            places[problem.reason] = len(folded)
+        folded.append(problem)
+    for reason, count in counts.items():
+        if count > 1:
+            first = folded[places[reason]]
+            folded[places[reason]] = dataclasses.replace(first, reason=f"{reason}, nor can {count - 1} more values")
+    return folded
+
+
+def sort_problems(problems: Sequence[Problem]) -> list[Problem]:
+    """In the order of files and lines, each once."""
+
+    def place(problem: Problem) -> tuple[str, int]:
+        path, _, line = problem.where.rpartition(":")
+        return (path, int(line)) if line.isdigit() else (problem.where, 0)
+
+    return sorted(dict.fromkeys(problems), key=place)
+
+
+def load_roles(directory: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """The options of every role's meta/argument_specs.yml, all entry points together."""
+    roles: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for path in sorted(directory.glob("*/meta/argument_specs.yml")):
+        with path.open(encoding="utf-8") as file:
+            specs = (yaml.safe_load(file) or {}).get("argument_specs") or {}
+        options = roles.setdefault(path.parent.parent.name, {})
+        for entry_point in specs.values():
+            options.update(entry_point.get("options") or {})
+    return roles

@@ -1,86 +1,25 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""From a parsed inventory to a checked model, or to every problem it has.
-
-Nothing here reads files or knows Ansible. The caller passes three functions: `resolve` makes a plain value of one from the
-inventory (references, vaults; raises `Invalid`), `locate` names the FILE:LINE of one, `in_clear` tells whether a password stands in
-an unencrypted file.
-"""
+"""From a parsed inventory to a checked model, or to every problem it has (see reader.py for how it is read)."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from . import names, passwords, schema
-from .errors import Invalid, Problem, show
+from .errors import Invalid
 from .pem import RSA_BITS, check_private_key
-from .schema import Key
+from .reader import BROKEN, At, Reader, kind
 
-__all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "Report", "check", "check_specified", "suggest"]
+__all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "check"]
 
 DEPTH_LIMIT: Final = 100
 # Postfix's own limits are 1000; more would be refused at delivery.
 EXPANSION_CEILING: Final = 1000
-# Dovecot and the file system count in signed 64 bits.
-SIZE_CEILING: Final = 2**63
-_UNITS: Final[Mapping[str, int]] = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-_SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-# Whatever YAML can hold.
-Plain: TypeAlias = Any
-_BROKEN: Final = object()
-
-
-class At:
-    """Where a value stands: enough to say its path and its line, computed only for a problem."""
-
-    __slots__ = ("key", "name", "parent", "value", "where")
-
-    def __init__(self, value: object, name: str = "", parent: At | None = None, key: object = None, where: str = "") -> None:
-        self.value = value
-        self.name = name
-        self.parent = parent
-        self.key = key
-        self.where = where
-
-    def path(self) -> str:
-        parts: list[str] = []
-        at: At | None = self
-        while at is not None:
-            parts.append(at.name)
-            at = at.parent
-        text = ""
-        for part in reversed(parts):
-            text += part if not text or part.startswith("[") or not part else f".{part}"
-        return text
-
-    def place(self, locate: Callable[[object], str | None]) -> str:
-        at: At | None = self
-        while at is not None:
-            key = at.key
-            if key is None and at.parent is not None and isinstance(at.parent.value, Mapping):
-                # true, false and null carry no line; the key beside them does.
-                key = next((name for name in at.parent.value if name == at.name), None)
-            found = at.where or locate(at.value) or locate(key)
-            if found:
-                return found
-            at = at.parent
-        return ""
-
-    def child(self, name: str, value: object, key: object = None) -> At:
-        return At(value, name, self, key)
-
-    def item(self, name: str) -> At:
-        """The value of a key of the mapping that stands here."""
-        return At(self.value.get(name) if isinstance(self.value, Mapping) else None, name, self)
-
-    def become(self, value: object) -> None:
-        """Go on with what a reference stands for; the reference still tells the line if that has none."""
-        if value is not self.value:
-            self.key, self.value = (self.value if self.key is None else self.key), value
 
 
 @dataclass(frozen=True)
@@ -89,14 +28,6 @@ class DomainFile:
 
     content: object
     where: str
-
-
-@dataclass
-class Report:
-    """What was found wrong, in the order of the inventory."""
-
-    problems: list[Problem] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -188,333 +119,47 @@ class Model:
         return address in self.mailboxes or self.base(address) in self.mailboxes or self.rewrite(address) is not None
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """A cure for a misspelt name, or the empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"did you mean {near[0]}?" if near else ""
-
-
-def _kind(value: object) -> str:
-    for kinds, name in (
-        (bool, "a boolean"),
-        (int, "an integer"),
-        (float, "a float"),
-        (str, "text"),
-        (Mapping, "a mapping"),
-        ((list, tuple), "a list"),
-    ):
-        if isinstance(value, kinds):
-            return name
-    if value is None:
-        return "nothing"
-    name = type(value).__name__.lower()
-    if "date" in name:
-        return "a date"
-    return "a vaulted value" if "encrypted" in name else f"a {name}"
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    cure = "put it in quotes" if isinstance(value, bool | int | float) or "date" in type(value).__name__.lower() else ""
-    raise Invalid(f"got {_kind(value)}, text is needed", cure)
-
-
-def _size(value: object) -> int:
-    text = _text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
-    match = re.fullmatch(r"([0-9]{1,19})([A-Za-z]*)", text, re.ASCII)
-    if match is None or match[2] not in _UNITS:
-        cure = f"write {match[1]}{match[2][0].upper()}" if match and match[2][:1].upper() in _UNITS else "such as 500M"
-        raise Invalid("not a size: a whole number and one of the units K, M, G, T is needed", cure)
-    octets = int(match[1]) * _UNITS[match[2]]
-    if octets == 0:
-        raise Invalid("zero", "no limit is written unlimited where it is possible")
-    if octets >= SIZE_CEILING:
-        raise Invalid("more than 8 EiB")
-    return octets
-
-
-def _quota(value: object) -> int:
-    """Octets; 0 is unlimited."""
-    if value == "unlimited":
-        return 0
-    if value == 0 and not isinstance(value, bool):
-        raise Invalid("zero", "no limit is written unlimited")
-    return _size(value)
-
-
-def _duration(value: object) -> int:
-    text = _text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
-    if re.fullmatch(r"[0-9]{1,9}[smhdw]( *[0-9]{1,9}[smhdw])*", text, re.ASCII) is None:
-        raise Invalid("not a time: whole numbers, each with s, m, h, d or w, are needed", "such as 5d or 1d 12h")
-    seconds = sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([smhdw])", text))
-    if seconds == 0:
-        raise Invalid("zero")
-    # Postfix keeps times in a signed int.
-    if seconds >= 2**31:
-        raise Invalid("longer than 68 years")
-    return seconds
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise Invalid(f"got {_kind(value)}, true or false is needed", "write it without quotes" if isinstance(value, str) else "")
-    return value
-
-
-def _integer(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise Invalid(f"got {_kind(value)}, a whole number is needed")
-    return int(value)
-
-
-def _number(value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise Invalid(f"got {_kind(value)}, a number is needed")
-    number = float(value)
-    if not -1000 <= number <= 1000:
-        raise Invalid("not between -1000 and 1000")
-    return number
-
-
-def _destination(value: object) -> str:
-    text = _text(value)
-    if text == "*":
-        raise Invalid("'*' would route mail for everybody, our own domains included, to one place", "name the destinations")
-    if "@" in text:
-        return names.target(text)
-    return f".{names.domain(text[1:])}" if text.startswith(".") else names.domain(text)
-
-
-def _policy_destination(value: object) -> str:
-    text = _text(value)
-    match = re.fullmatch(r"(\[[^\[\]]*\])(?::([0-9]{1,6}))?", text)
-    if match is None:
-        return f".{names.domain(text[1:])}" if text.startswith(".") else names.next_hop(text)
-    port = f":{_port(int(match[2]))}" if match[2] else ""
-    return names.next_hop(match[1]) + port
-
-
-def _port(port: int) -> int:
-    if not 1 <= port <= 65535:
-        raise Invalid("not a port from 1 to 65535")
-    return port
-
-
-def _match(value: object) -> str:
-    text = _text(value)
-    if text in ("hostname", "nexthop", "dot-nexthop"):
-        return text
-    return f".{names.domain(text[1:])}" if text.startswith(".") else names.host(text)
-
-
-_PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
-    "address": lambda value: names.target(_text(value)),
-    "boolean": _boolean,
-    "destination": _destination,
-    "domain": _text,  # read by the caller, which knows allow_confusable
-    "duration": _duration,
-    "host": lambda value: names.host(_text(value)),
-    "integer": _integer,
-    "local_part": lambda value: names.local_part(_text(value)),
-    "match": _match,
-    "network": lambda value: names.network(_text(value)),
-    "next_hop": lambda value: names.next_hop(_text(value)),
-    "number": _number,
-    "pattern": lambda value: names.address_pattern(_text(value)),
-    "policy_destination": _policy_destination,
-    "quota": _quota,
-    "secret": _text,
-    "selector": lambda value: names.selector(_text(value)),
-    "size": _size,
-    "target": _text,  # read by the caller, which knows the domain
-    "text": _text,
-}
-
-
-class _Reader:
-    """Reads mappings by a schema and notes every problem."""
-
-    def __init__(self, resolve: Callable[[object], Any], locate: Callable[[object], str | None], report: Report) -> None:
-        self.resolve = resolve
-        self.locate = locate
-        self.report = report
-
-    def refuse(self, at: At, reason: str, cure: str = "", value: object = _BROKEN, secret: bool = False) -> None:
-        value = at.value if value is _BROKEN else value
-        if secret:
-            shown = "***"
-        elif isinstance(value, str | int | float) or "date" in type(value).__name__.lower():
-            shown = show(str(value) if isinstance(value, str) else value)
-        else:
-            # A container may hold a secret.
-            shown = ""
-        self.report.problems.append(Problem(at.place(self.locate), at.path(), shown, reason, cure))
-
-    def mapping(self, raw: object, keys: Mapping[str, Key], at: At) -> dict[str, Any] | None:
-        """The values of `keys`, defaults filled in; None when it is no mapping or a required key is missing or broken."""
-        raw = self.plain(raw, at)
-        if raw is _BROKEN:
-            return None
-        at.become(raw)
-        if not isinstance(raw, Mapping):
-            self.refuse(at, f"got {_kind(raw)}, a mapping with the keys {', '.join(keys)} is needed")
-            return None
-        values: dict[str, Any] = {}
-        complete = True
-        for name, value in raw.items():
-            key = keys.get(name) if isinstance(name, str) else None
-            if key is None:
-                self.refuse(At(None, show(str(name)), at, name), *_unknown(name, keys))
-                continue
-            if value is None:
-                continue
-            child = At(value, str(name), at)
-            parsed = self.value(key, value, child)
-            if parsed is not _BROKEN:
-                values[str(name)] = parsed
-            elif key.required:
-                complete = False
-        for name, key in keys.items():
-            if name in values:
-                continue
-            if key.required and raw.get(name) is None:
-                self.refuse(at, f"required key {name} is missing", value=None)
-                complete = False
-            values[name] = self.default(key)
-        return values if complete else None
-
-    def default(self, key: Key) -> Plain:
-        if key.type == "mapping" and key.keys is not None:
-            return {name: inner.default for name, inner in key.keys.items()}
-        if key.default is None or isinstance(key.default, bool):
-            return key.default
-        return self.value(key, key.default, At(key.default))
-
-    def plain(self, raw: object, at: At, key: Key | None = None) -> Plain:
-        """The value without references and vaults; containers as they are."""
-        secret = key is not None and key.secret
-        try:
-            if key is not None and key.literal:
-                return str(raw) if isinstance(raw, str) else raw
-            return self.resolve(raw)
-        except Invalid as error:
-            self.refuse(at, error.reason, error.cure, secret=secret)
-        return _BROKEN
-
-    def value(self, key: Key, raw: object, at: At) -> Plain:
-        value = self.plain(raw, at, key)
-        if value is _BROKEN:
-            return value
-        try:
-            if key.type == "choice":
-                return _choice(value, key)
-            if key.type == "spam":
-                return self.spam(value, at)
-            if key.type == "mapping":
-                return self.mapping(value, key.keys or {}, at) or _BROKEN
-            if key.type == "list":
-                return self.items(key, value, at)
-            return _PARSERS[key.type](value)
-        except Invalid as error:
-            # What the reference stands for says more than the reference.
-            self.refuse(at, error.reason, error.cure, value=value, secret=key.secret)
-        return _BROKEN
-
-    def items(self, key: Key, value: object, at: At) -> Plain:
-        if key is schema.DOMAIN["dkim"] and isinstance(value, bool):
-            return None if value else []
-        if not isinstance(value, list | tuple):
-            cure = f"write [{value}]" if isinstance(value, str) and key.of and "{" not in value else ""
-            raise Invalid(f"got {_kind(value)}, a list is needed", cure if key.of != "secret" else "")
-        at.become(value)
-        entries: list[tuple[At, Any]] = []
-        for index, raw in enumerate(value):
-            child = At(raw, f"[{index}]", at)
-            if key.keys is not None:
-                parsed: Any = self.mapping(raw, key.keys, child)
-            elif raw is None:
-                self.refuse(child, "empty entry", "remove it")
-                continue
-            else:
-                parsed = self.value(Key(key.of, "", literal=key.of == "local_part"), raw, child)
-            if parsed is not None and parsed is not _BROKEN:
-                entries.append((child, parsed))
-        return entries
-
-    def spam(self, value: object, at: At) -> dict[str, float] | object:
-        if isinstance(value, str):
-            preset = schema.SPAM_PRESETS.get(value)
-            if preset is None:
-                raise Invalid(f"no such preset; there are {', '.join(schema.SPAM_PRESETS)}", suggest(value, schema.SPAM_PRESETS))
-            return dict(preset)
-        scores = self.mapping(value, schema.SPAM_SCORES, at)
-        if scores is None:
-            return _BROKEN
-        if not scores["greylist"] <= scores["junk"] <= scores["reject"]:
-            self.refuse(at, "the scores must rise: greylist, junk, reject")
-            return _BROKEN
-        return scores
-
-
-def _choice(value: object, key: Key) -> str:
-    text = _text(value)
-    if text not in key.choices:
-        raise Invalid(f"not one of {', '.join(choice or repr('') for choice in key.choices)}", suggest(text, key.choices))
-    return text
-
-
-def _unknown(name: object, keys: Iterable[str]) -> tuple[str, str]:
-    if not isinstance(name, str):
-        return f"the key is {_kind(name)}, text is needed", "put it in quotes"
-    keys = list(keys)
-    return "unknown key", suggest(name, keys) or f"the keys are {', '.join(keys)}"
-
-
 def check(
+    reader: Reader,
     variables: Mapping[str, Any],
     files: Sequence[DomainFile] = (),
     *,
-    resolve: Callable[[object], Any] = lambda value: value,
-    locate: Callable[[object], str | None] = lambda value: None,
     in_clear: Callable[[object], bool] = lambda value: True,
     where: str = "",
     complete: bool = True,
-) -> tuple[Model | None, Report]:
-    """Check the `mail_*` variables of one host and its domain files.
+) -> Model | None:
+    """Check the `mail_*` variables of one host and its domain files; None when the reader's report has problems.
 
-    `where` stands for variables without a line of their own. `complete=False`: some file could not be read, so what refers
-    to other files is not checked. The model is None exactly when the report has problems.
+    `in_clear` tells whether a password stands in an unencrypted file. `where` names the place of variables without a line of
+    their own. `complete=False`: some file could not be read, so that references to others are not checked.
     """
-    report = Report()
-    reader = _Reader(resolve, locate, report)
     root = At(variables, "", None, None, where)
     settings = _settings(reader, variables, root)
     model = Model(settings)
-    entries = [*settings.pop("domains"), *((At(file.content, "", None, None, ""), file) for file in files)]
+    entries = [*settings.pop("domains"), *((At(file.content), file) for file in files)]
     _Builder(reader, model, in_clear).build(entries, root, complete)
-    return (None if report.problems else model), report
+    return None if reader.report.problems else model
 
 
-def _settings(reader: _Reader, variables: Mapping[str, Any], root: At) -> dict[str, Any]:
+def _settings(reader: Reader, variables: Mapping[str, Any], root: At) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, key in schema.SHARED.items():
         short = name.removeprefix("mail_")
         raw = variables.get(name)
-        value: Any = _BROKEN
+        value: Any = BROKEN
         if raw is not None:
             spot = At(raw, name, root)
             if name == "mail_domains":
                 raw = reader.plain(raw, spot)
                 if isinstance(raw, list | tuple):
                     value = [(At(entry, f"[{index}]", spot), None) for index, entry in enumerate(raw)]
-                elif raw is not _BROKEN:
-                    reader.refuse(spot, f"got {_kind(raw)}, a list is needed")
+                elif raw is not BROKEN:
+                    reader.refuse(spot, f"got {kind(raw)}, a list is needed")
             else:
                 value = reader.value(key, raw, spot)
         elif key.required:
             reader.refuse(At(None, name, root), "required variable is missing", f"set {name} for this host or its group")
-        if value is _BROKEN:
+        if value is BROKEN:
             value = [] if key.type == "list" and key.default is None else reader.default(key)
         settings[short] = value
     return settings
@@ -523,7 +168,7 @@ def _settings(reader: _Reader, variables: Mapping[str, Any], root: At) -> dict[s
 class _Builder:
     """Domains, mailboxes and aliases, and what holds between them."""
 
-    def __init__(self, reader: _Reader, model: Model, in_clear: Callable[[object], bool]) -> None:
+    def __init__(self, reader: Reader, model: Model, in_clear: Callable[[object], bool]) -> None:
         self.reader = reader
         self.model = model
         self.in_clear = in_clear
@@ -703,7 +348,7 @@ class _Builder:
                 domain.catch_all = Alias(spot, f"@{domain.name}", [catch_all])
                 self.model.aliases[f"@{domain.name}"] = domain.catch_all
 
-    def own(self, address: str, at: At, kind: str) -> bool:
+    def own(self, address: str, at: At, what: str) -> bool:
         """Take an address for one thing; a second one is a problem."""
         local = address.partition("@")[0]
         delimiter = self.settings["recipient_delimiter"]
@@ -718,7 +363,7 @@ class _Builder:
         if address in self.owners:
             first = self.owners[address]
             is_mailbox = address in self.model.mailboxes
-            if kind == "mailbox":
+            if what == "mailbox":
                 reason = "duplicate mailbox" if is_mailbox else "mailbox and alias have the same address"
             else:
                 reason = "mailbox and alias have the same address" if is_mailbox else "duplicate alias"
@@ -875,13 +520,20 @@ class _Builder:
                     self.refuse(
                         at,
                         f"no mailbox or alias {address}",
-                        suggest(address, (*model.mailboxes, *model.aliases)) or "declare it or remove it here",
+                        self.near(address) or "declare it, or remove it here",
                         value=address,
                     )
                     continue
                 mailbox = model.mailboxes.get(address) or model.mailboxes.get(model.base(address))
                 if mailbox is not None and mailbox.send_only:
                     self.refuse(at, f"{mailbox.address} is send_only and receives nothing", value=address)
+
+    def near(self, address: str) -> str:
+        """A cure for a misspelt address: only what somebody declared, the likeness counted before '@'."""
+        local, _, domain = address.rpartition("@")
+        declared = [name for name in self.owners if name.endswith(f"@{domain}")]
+        found = difflib.get_close_matches(local, [name.rpartition("@")[0] for name in declared], n=1, cutoff=0.7)
+        return f"did you mean {found[0]}@{domain}?" if found else ""
 
     def expansions(self) -> None:
         """Loops, depth and size of everything that passes mail on, as Postfix counts them: every branch, duplicates too."""
