@@ -9,7 +9,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from . import network
+from . import limits, network
 from .host import CACHE, NETNS, LabError, Process, alive, end, lock, process, say, tail, write
 
 PORT = 3142
@@ -43,12 +43,13 @@ def _answers() -> bool:
 def start() -> None:
     """Start the shared cache unless it runs."""
     with lock("packages", "waiting for another lab to start or stop the package cache"):
+        RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+        limits.raise_for_machines(RUN)
         known = _running()
         if known and _answers():
             return
         if known:
             end([known.pid], lambda pid: process(pid) == known)
-        RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
         with OUTPUT.open("w") as output:
             daemon = subprocess.Popen(
                 [PYTHON, "-IB", str(Path(__file__).with_name("proxy.py")), str(SOCKET), str(STORE), USER],
@@ -75,6 +76,7 @@ def stop_unless_used() -> None:
         known = _running()
         if known:
             end([known.pid], lambda pid: process(pid) == known)
+        limits.restore(RUN)
         shutil.rmtree(RUN, ignore_errors=True)
 
 

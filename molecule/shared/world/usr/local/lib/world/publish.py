@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -26,13 +27,25 @@ LIST = Path("/etc/knot/zones.conf")
 TSIG = Path("/etc/world/tsig.key")
 _ENDS_WITH_NAME = {"CNAME", "DNAME", "MX", "NS", "PTR", "SRV"}
 
+_LABEL = re.compile(r"[a-z0-9_*](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+
 Sets = dict[tuple[str, str], list[tuple[int, str]]]
+
+
+class Refused(Exception):
+    """What cannot be published, in a sentence."""
 
 
 def plain(name: str) -> str:
     """A name in its canonical form: A-labels, lower case, no final dot; the root is the empty string."""
-    name = name.strip().rstrip(".").lower()
-    return name if name.isascii() else name.encode("idna").decode()
+    name = name.rstrip(".").lower()
+    try:
+        name = name if name.isascii() else name.encode("idna").decode()
+    except UnicodeError as error:
+        raise Refused(f"{name!r} is no domain name: {error}") from error
+    if name and (len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split("."))):
+        raise Refused(f"{name!r} is no domain name")
+    return name
 
 
 def zone_above(name: str, zones: Iterable[str]) -> str | None:
@@ -90,12 +103,12 @@ def sets_of(records: list[dict[str, Any]]) -> Sets:
     return sets
 
 
-def new_zone(zone: str, sets: Sets) -> str:
-    """The text of a zone file."""
-    serial = int(time.time())
-    lines = [f"{zone}. {TTL} SOA {NS} hostmaster.world.test. {serial} 60 60 86400 {TTL}", f"{zone}. {TTL} NS {NS}"]
-    for (name, kind), values in sets.items():
-        lines += [f"{name}. {ttl} {kind} {value}" for ttl, value in values]
+def new_zone(zone: str) -> str:
+    """The text of a zone file that holds what every zone has."""
+    lines = [f"{zone}. {TTL} SOA {NS} hostmaster.world.test. {int(time.time())} 60 60 86400 {TTL}", f"{zone}. {TTL} NS {NS}"]
+    if zone in ("", "test"):
+        # The name server's address is needed above its own zone too.
+        lines += [f"{NS} {TTL} {kind} {value}" for kind, value in GLUE]
     return "\n".join(lines) + "\n"
 
 
@@ -117,7 +130,7 @@ def configuration(zones: Iterable[str]) -> str:
 def run(*command: str, text: str | None = None) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     if done.returncode != 0 or "error" in done.stderr.lower():
-        sys.exit(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        raise Refused(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
 
 
@@ -136,7 +149,7 @@ def delegation(zone: str) -> str:
         _, _, tag, algorithm, kind, digest = line.split()
         if kind == "2":
             return f"{tag} {algorithm} {kind} {digest}"
-    sys.exit(f"{zone}. has no key")
+    raise Refused(f"{zone}. has no key")
 
 
 def bogus(ds: str) -> str:
@@ -151,17 +164,15 @@ def wait_until_signed(zones: list[str]) -> None:
             if "RRSIG" in read.stdout:
                 break
             if time.monotonic() > deadline:
-                sys.exit(f"{zone}. does not load: {read.stderr.strip()}")
+                raise Refused(f"{zone}. does not load: {read.stderr.strip()}")
             time.sleep(0.02)
 
 
-def make_zones(zones: list[str], homes: dict[str, Sets], known: list[str], broken: set[str]) -> None:
+def make_zones(zones: list[str], known: list[str], broken: set[str]) -> None:
     """Write, load and sign new zones, then delegate them from their parents."""
     for zone in zones:
-        # The name server's address is needed above its own zone too.
-        glue: Sets = {("ns.world.test", kind): [(TTL, value)] for kind, value in GLUE} if zone in ("", "test") else {}
         file = ZONES / f"{zone or 'root'}.zone"
-        file.write_text(new_zone(zone, glue | homes.get(zone, {})))
+        file.write_text(new_zone(zone))
         os.chown(file, ZONES.stat().st_uid, ZONES.stat().st_gid)
     every = [*known, *zones]
     LIST.write_text(configuration(every))
@@ -171,8 +182,13 @@ def make_zones(zones: list[str], homes: dict[str, Sets], known: list[str], broke
         run("install", "-o", "knot", "-m", "600", "/etc/world/dnssec.pem", key)
         keymgr("", "import-pem", key, "algorithm=ecdsap256sha256", "ksk=yes", "zsk=yes")
         Path(key).unlink()
-    run("knotc", "reload")
-    wait_until_signed(zones)
+    try:
+        run("knotc", "reload")
+        wait_until_signed(zones)
+    except Refused:
+        LIST.write_text(configuration(known))
+        run("knotc", "reload")
+        raise
     above: dict[str, Sets] = {}
     for zone in every:
         parent = zone_above(zone.partition(".")[2], every) or ""
@@ -199,10 +215,9 @@ def publish(document: dict[str, Any] | list[dict[str, Any]]) -> None:
         homes.setdefault(zone_above(name, every) or "", {})[name, kind] = values
     missing = [zone for zone in needed if zone not in known]
     if missing:
-        make_zones(missing, homes, known, {plain(zone) for zone in document.get("bogus") or []})
+        make_zones(missing, known, {plain(zone) for zone in document.get("bogus") or []})
     for zone, changed in homes.items():
-        if zone not in missing:
-            run("knsupdate", "-k", str(TSIG), text=update(zone, changed))
+        run("knsupdate", "-k", str(TSIG), text=update(zone, changed))
 
 
 def main() -> None:
@@ -210,6 +225,7 @@ def main() -> None:
         print(f". IN DS {delegation('')}")
         return
     document = json.load(sys.stdin)
+    # It may still be on its way up.
     run("systemctl", "start", "knot")
     with Path("/run/knot/publish.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -217,4 +233,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Refused as refused:
+        sys.exit(f"publish: {refused}")
