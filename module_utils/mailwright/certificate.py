@@ -324,7 +324,16 @@ def install(request: Request, now: dt.datetime, *, check_mode: bool = False) -> 
         outcome.changed, outcome.reason = True, "a run was interrupted before the services took it up"
     if outcome.changed and not check_mode:
         outcome.reloaded = _deploy(request, wanted)
+    elif not outcome.changed and _readable_by_others(request.live):
+        outcome.changed, outcome.reason = True, "others than root could read it"
+        if not check_mode:
+            for path in (request.live / KEY_FILE, request.live / CHAIN_FILE):
+                path.chmod(0o600)
     return outcome
+
+
+def _readable_by_others(live: Path) -> bool:
+    return any((live / name).stat().st_mode & 0o077 for name in (KEY_FILE, CHAIN_FILE))
 
 
 def _choose(request: Request, live: Pair | None, now: dt.datetime) -> tuple[Pair, str]:
