@@ -1,4 +1,4 @@
--- Written by Mailwright from the inventory; changes are overwritten.
+{% import 'header.j2' as header %}{{ header.dashes() }}
 -- What Rspamd's own settings cannot express: thresholds of several recipients, Redis as a condition, and which domain signs.
 local lua_redis = require "lua_redis"
 local rspamd_logger = require "rspamd_logger"
