@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.module_utils.datatag import native_type_name
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar, trust_as_template
 
@@ -59,14 +61,24 @@ class ActionModule(ActionBase):
             template = trust_as_template(self._loader.get_text_file_contents(str(source)))
             text = templar.template(template, escape_backslashes=False)
         except AnsibleError as error:
-            raise AnsibleActionFail(f"template {source}: {error.message}", obj=error.obj) from error
+            raise AnsibleActionFail(f"template {place_of(source, error.message)}: {error.message}", obj=error.obj) from error
         except (OSError, UnicodeError) as error:
             raise AnsibleActionFail(f"template {source}: {error}") from error
         if text is None:
             return ""
         if not isinstance(text, str):
-            raise AnsibleActionFail(f"template {source}: renders to a {type(text).__name__}, not to text")
+            raise AnsibleActionFail(f"template {source}: renders to a {native_type_name(text)}, not to text")
         return str(text)
+
+
+def place_of(source: Path, message: str) -> str:
+    """The template and, where the message quotes a name that occurs in it, the line: the engine does not tell which."""
+    lines = source.read_text(errors="replace").splitlines()
+    for name in re.findall(r"'([A-Za-z_]\w*)' is undefined|attribute '([A-Za-z_]\w*)'", message):
+        for number, line in enumerate(lines, 1):
+            if re.search(rf"\b{name[0] or name[1]}\b", line):
+                return f"{source}, line {number}"
+    return str(source)
 
 
 def find_templates(root: Path, trees: list[str]) -> dict[str, Path]:
