@@ -1,0 +1,595 @@
+# Copyright: Mailwright contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""Who has an address here: lookup tables of Postfix and passwd-files of Dovecot, staged by several modules and made live together.
+
+Under the root (/var/lib/mailwright): `postfix/` and `dovecot/` hold what the daemons read; `directory/next/` what is staged;
+`directory/generations/<n>/` complete sets of sources, the newest of which is meant to be live; `directory/live.json` which one was
+made live last, and the state the files were left in.
+
+A generation is committed by the rename of its directory. While the newest is not the one in live.json, a run was interrupted: the
+next one makes the newest whole, and rebuilds every database, since any of them may be one step behind its source.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import grp
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from .errors import Invalid
+from .files import fsync_directory, host_lock, make_directory, remove_file, write_atomic
+from .hashing import Credential, resolve
+from .maps import check_address, check_domain, check_key, check_targets, check_value, parse_map, parse_patterns, render_map, render_patterns
+from .passwd_file import DENIABLE, User, parse_names, parse_users, render_names, render_users
+from .plan import Plan, keyed, make_plan
+
+__all__ = [
+    "KEEP",
+    "MAPS",
+    "Activation",
+    "Directory",
+    "Staged",
+    "stage_aliases",
+    "stage_domains",
+    "stage_mailboxes",
+    "stage_maps",
+    "transition",
+]
+
+ROOT: Final = Path("/var/lib/mailwright")
+# Generations kept beside the live one.
+KEEP: Final = 5
+
+DENY: Final = {protocol: f"dovecot/deny-{protocol}" for protocol in DENIABLE}
+USERS: Final = "dovecot/users"
+ALIASES: Final = "postfix/virtual_aliases"
+PATTERNS: Final = "postfix/virtual_alias_patterns"
+DOMAINS: Final = "postfix/virtual_domains"
+MAILBOXES: Final = "postfix/virtual_mailboxes"
+# What mail_maps owns beside the patterns.
+MAPS: Final = ("recipient_access", "sender_logins", "tls_policies", "transports", "own_domains")
+# The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
+# Entries disappear in the opposite order.
+ORDER: Final = (
+    *DENY.values(),
+    USERS,
+    "postfix/recipient_access",
+    MAILBOXES,
+    PATTERNS,
+    ALIASES,
+    "postfix/sender_logins",
+    "postfix/tls_policies",
+    "postfix/transports",
+    "postfix/own_domains",
+    DOMAINS,
+)
+PRESENT: Final = "OK"
+
+Names = dict[str, list[str]]
+
+
+class ActivationError(Exception):
+    """A generation could not be made live; the message says what is live now."""
+
+
+def _is_database(name: str) -> bool:
+    return name.startswith("postfix/") and name != PATTERNS
+
+
+def _group(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def group_id(name: str) -> int:
+    """The group's number. Raises Invalid where its package is not installed."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Invalid(f"there is no group {name} on this host: its package is not installed") from None
+
+
+def entries(name: str, text: str) -> dict[str, str]:
+    """Lines of a file by what they are looked up by."""
+    if name == PATTERNS:
+        return {key: f"{key} {value}\n" for key, value in parse_patterns(text).items()}
+    if _is_database(name):
+        return {key: f"{key} {value}\n" for key, value in parse_map(text).items()}
+    return {line.split(":", 1)[0]: f"{line}\n" for line in text.split("\n") if line.strip() and not line.startswith("#")}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One file to write: a text that holds old and new entries, or None for the generation's own file."""
+
+    name: str
+    text: str | None = None
+
+
+def transition(current: Mapping[str, str], wanted: Mapping[str, str], suspect: Collection[str] = ()) -> list[Step]:
+    """Steps from one set of files to another, so that an address valid in both is valid after every step.
+
+    An address may move from any table to any other, so tables first grow to old and new entries, and shrink when all have grown.
+    Aliases change at once in the middle: old and new ones together could form a loop. `suspect` files are written even if equal.
+    """
+    grow: list[Step] = []
+    shrink: list[Step] = []
+    for name in ORDER:
+        old = current.get(name)
+        if old == wanted[name]:
+            if name in suspect:
+                grow.append(Step(name))
+            continue
+        if old is None:
+            grow.append(Step(name))
+            continue
+        before, after = entries(name, old), entries(name, wanted[name])
+        gone = [line for key, line in before.items() if key not in after]
+        if name == ALIASES or not gone:
+            grow.append(Step(name))
+            continue
+        if name in suspect or any(before.get(key) != line for key, line in after.items()):
+            grow.append(Step(name, wanted[name] + "".join(gone)))
+        shrink.append(Step(name))
+    return grow + shrink[::-1]
+
+
+def postmap(source: Path, configuration: Path) -> None:
+    """Rebuild the database of `source` in place: one lmdb transaction. Owner and mode become the source's (postmap(1)).
+
+    `configuration` is a directory with an empty main.cf: the tables must not depend on a configuration that is written later.
+    """
+    done = subprocess.run(  # noqa: S603 -- fixed program, path of our own
+        ["/usr/sbin/postmap", "-c", str(configuration), f"lmdb:{source}"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ActivationError(f"postmap {source}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+
+
+def reload_postfix() -> bool:
+    """Tell a running Postfix that a pcre file is new, which no daemon notices by itself; true where one runs."""
+    if (
+        not Path("/etc/postfix/main.cf").exists()
+        or subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode
+    ):  # noqa: S603 -- fixed
+        return False
+    done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)  # noqa: S603 -- fixed
+    if done.returncode != 0:
+        raise ActivationError(f"postfix reload: {done.stderr.strip()}")
+    return True
+
+
+@dataclass
+class Staged:
+    """What a module found; `rewritten` are files whose text differs although no row does (edited by hand, another release)."""
+
+    plan: Plan
+    secret: tuple[str, ...] = ()
+    rewritten: list[str] = field(default_factory=list)
+
+    def result(self) -> dict[str, Any]:
+        """A module's result. Names only; the lines of the diff have secrets masked."""
+        lines = self.plan.lines(self.secret) + [f"~ {name}: rewritten" for name in self.rewritten]
+        return {
+            **self.plan.names(),
+            "unchanged": self.plan.unchanged,
+            "rewritten": self.rewritten,
+            "changed": bool(self.plan or self.rewritten),
+            "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+        }
+
+
+@dataclass
+class Activation:
+    """What mail_activate did, or in check mode would do."""
+
+    changed: bool = False
+    generation: int = 0
+    kept: list[int] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    reload: list[str] = field(default_factory=list)
+    summary: dict[str, Names] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+class Directory:
+    """The files under one root. `build` makes a database of a source, `reload` tells Postfix of new patterns."""
+
+    def __init__(
+        self,
+        root: Path = ROOT,
+        *,
+        build: Callable[[Path, Path], None] = postmap,
+        reload: Callable[[], bool] = reload_postfix,
+        lock: Callable[[], contextlib.AbstractContextManager[None]] = host_lock,
+        group: Callable[[str], int] = group_id,
+    ) -> None:
+        self.root = root
+        self.store = root / "directory"
+        self.next = self.store / "next"
+        self.generations = self.store / "generations"
+        self._build = build
+        self._reload = reload
+        self._lock = lock
+        self._group_id = group
+
+    # -- reading
+
+    def numbers(self) -> list[int]:
+        """Numbers of the generations on disk, oldest first."""
+        with contextlib.suppress(FileNotFoundError):
+            return sorted(int(name) for name in os.listdir(self.generations) if name.isdigit())  # noqa: PTH208 -- names only
+        return []
+
+    def history(self) -> list[dict[str, Any]]:
+        """What each kept generation changed and when, newest first, for a rollback to choose from."""
+        return [json.loads((self._generation(number) / "generation.json").read_text()) for number in reversed(self.numbers())]
+
+    def read(self, name: str) -> str:
+        """A file as it is, or as an interrupted run will leave it; empty where there is none."""
+        path = self._generation(self.numbers()[-1]) / name if self._pending() else self.root / name
+        try:
+            return path.read_text()
+        except FileNotFoundError:
+            return ""
+
+    def _generation(self, number: int) -> Path:
+        return self.generations / f"{number:08d}"
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state = json.loads((self.store / "live.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
+
+    def _staged(self) -> list[str]:
+        return [name for name in ORDER if (self.next / name).exists()]
+
+    # -- staging
+
+    def stage(self, label: str, texts: Mapping[str, str], plan: Plan, secret: tuple[str, ...] = (), *, check_mode: bool = False) -> Staged:
+        """Put the texts that differ from what is (to be) live under `next`; what an earlier run left there goes."""
+        numbers = self.numbers()
+        newest = self._generation(numbers[-1]) if numbers else None
+        bases = [*([] if self._pending() else [self.root]), *([newest] if newest else [])]
+        different = {name: text for name, text in texts.items() if not all(_has(base / name, text) for base in bases)}
+        staged = Staged(plan, secret)
+        if not plan and newest:
+            staged.rewritten = [name for name, text in different.items() if text != self.read(name)]
+        stale = [name for name in texts if (self.next / name).exists()]
+        if check_mode or not (different or stale):
+            return staged
+        with self._lock():
+            self._make_directories()
+            for name in texts:
+                if name in different:
+                    write_atomic(self.next / name, different[name].encode(), mode=0o640, uid=_root(), gid=self._group_id(_group(name)))
+                else:
+                    remove_file(self.next / name)
+            summary = self.next / f"{label}.json"
+            if plan:
+                content = {**plan.names(), "lines": plan.lines(secret)}
+                write_atomic(summary, json.dumps(content, ensure_ascii=False).encode(), mode=0o600)
+            else:
+                remove_file(summary)
+        return staged
+
+    def _make_directories(self) -> None:
+        make_directory(self.root, mode=0o755)
+        make_directory(self.store, mode=0o700)
+        for path in (self.next, self.generations, *(self.next / group for group in ("postfix", "dovecot"))):
+            make_directory(path, mode=0o700)
+        for group in ("postfix", "dovecot"):
+            make_directory(self.root / group, mode=0o750, uid=_root(), gid=self._group_id(group))
+        if make_directory(self.store / "postmap", mode=0o700):
+            write_atomic(self.store / "postmap" / "main.cf", b"", mode=0o600)
+
+    # -- activation
+
+    def activate(self, *, check_mode: bool = False) -> Activation:
+        """Make everything staged live. Nothing staged, nothing broken: nothing done, no process started.
+
+        Raises ActivationError when that fails, after the former generation was made live again; OSError, LockedError, Invalid.
+        """
+        if not self._work():
+            return self._unchanged()
+        if check_mode:
+            return Activation(changed=True, generation=self._state().get("generation", 0), files=self._work(), **self._summaries())
+        with self._lock():
+            self._make_directories()
+            if not self._work():
+                return self._unchanged()
+            summaries = self._summaries()
+            pending = self._pending()
+            number = self._commit(summaries["summary"])
+            former = self._state().get("generation")
+            try:
+                done = self._apply(number, rebuild=pending)
+            except (ActivationError, OSError, Invalid) as error:
+                raise ActivationError(f"{error}; {self._restore(former, number)}") from error
+            self._prune(number)
+            done.summary, done.lines = summaries["summary"], summaries["lines"]
+            done.kept = self.numbers()
+            return done
+
+    def _unchanged(self) -> Activation:
+        return Activation(generation=self._state()["generation"], kept=self.numbers())
+
+    def _pending(self) -> bool:
+        numbers = self.numbers()
+        return bool(numbers) and numbers[-1] != self._state().get("generation")
+
+    def _work(self) -> list[str]:
+        """Files that are staged, missing, not what was left, or in question after an interrupted run."""
+        state = self._state()
+        if not self.numbers() or self._pending():
+            return list(ORDER)
+        left = state.get("files", {})
+        return [name for name in ORDER if (self.next / name).exists() or self._signature(name) != left.get(name)]
+
+    def _signature(self, name: str) -> list[list[int]] | None:
+        """What changes when somebody else touches the file or its database."""
+        try:
+            found = [(self.root / name).lstat()]
+            if _is_database(name):
+                found.append((self.root / f"{name}.lmdb").lstat())
+        except FileNotFoundError:
+            return None
+        return [[s.st_ino, s.st_size, s.st_mtime_ns, s.st_mode, s.st_uid, s.st_gid] for s in found]
+
+    def _summaries(self) -> dict[str, Any]:
+        summary: dict[str, Names] = {}
+        lines: list[str] = []
+        for path in sorted(self.next.glob("*.json")):
+            content = json.loads(path.read_text())
+            lines.extend(content.pop("lines"))
+            summary[path.stem] = content
+        return {"summary": summary, "lines": lines}
+
+    def _commit(self, summary: Mapping[str, Names]) -> int:
+        """A complete set of sources as the newest generation, and nothing staged any more; or the newest one where nothing was."""
+        numbers = self.numbers()
+        staged = self._staged()
+        if numbers and not staged:
+            return numbers[-1]
+        number = numbers[-1] + 1 if numbers else 1
+        for stale in self.generations.glob(".new-*"):
+            shutil.rmtree(stale)
+        target = self.generations / f".new-{number}"
+        for group in ("postfix", "dovecot"):
+            make_directory(target / group, mode=0o700)
+        digests = {}
+        for name in ORDER:
+            source = self.next / name if name in staged else self._generation(numbers[-1]) / name if numbers else self.root / name
+            try:
+                os.link(source, target / name, follow_symlinks=False)
+            except FileNotFoundError:
+                write_atomic(target / name, b"", mode=0o640, uid=_root(), gid=self._group_id(_group(name)))
+            digests[name] = hashlib.sha256((target / name).read_bytes()).hexdigest()
+        content = {
+            "generation": number,
+            "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "summary": summary,
+            "files": digests,
+        }
+        write_atomic(target / "generation.json", json.dumps(content, ensure_ascii=False).encode(), mode=0o600)
+        for group in ("postfix", "dovecot"):
+            fsync_directory(target / group)
+        fsync_directory(target)
+        target.rename(self._generation(number))
+        fsync_directory(self.generations)
+        shutil.rmtree(self.next)
+        return number
+
+    def _apply(self, number: int, *, rebuild: bool) -> Activation:
+        generation = self._generation(number)
+        wanted = {name: (generation / name).read_text() for name in ORDER}
+        current = {name: (self.root / name).read_text() for name in ORDER if (self.root / name).exists()}
+        left = self._state().get("files", {})
+        suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
+        steps = transition(current, wanted, suspect)
+        reloaded = False
+        for step in steps:
+            self._publish(step, generation)
+            if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
+                reloaded = self._reload() or reloaded
+        self._write_state({"generation": number, "files": {name: self._signature(name) for name in ORDER}})
+        return Activation(
+            changed=True,
+            generation=number,
+            files=[name for name in ORDER if name in {step.name for step in steps}],
+            reload=["postfix"] if reloaded else [],
+        )
+
+    def _publish(self, step: Step, generation: Path) -> None:
+        """One file live, by a rename, and its database after it."""
+        path = self.root / step.name
+        gid = self._group_id(_group(step.name))
+        try:
+            before = path.stat()
+        except FileNotFoundError:
+            before = None
+        if step.text is not None:
+            write_atomic(path, step.text.encode(), mode=0o640, uid=_root(), gid=gid)
+        else:
+            _own(generation / step.name, gid)
+            if before is None or not path.samefile(generation / step.name):
+                temporary = path.with_name(f".mailwright-{path.name}")
+                temporary.unlink(missing_ok=True)
+                os.link(generation / step.name, temporary)
+                temporary.rename(path)
+                fsync_directory(path.parent)
+        after = path.stat()
+        # Dovecot compares size and whole seconds.
+        if before and before.st_ino != after.st_ino and (before.st_size, int(before.st_mtime)) == (after.st_size, int(after.st_mtime)):
+            os.utime(path, (after.st_atime, int(after.st_mtime) + 1))
+        if _is_database(step.name):
+            self._build(path, self.store / "postmap")
+            _own(path.with_name(f"{path.name}.lmdb"), gid)
+
+    def _restore(self, former: int | None, failed: int) -> str:
+        """Back to the former generation; says what is live now."""
+        if former is None or former == failed or not self._generation(former).exists():
+            return "the next run tries again"
+        try:
+            self._apply(former, rebuild=True)
+            shutil.rmtree(self._generation(failed))
+        except (ActivationError, OSError, Invalid) as error:
+            return f"nor could the former state be restored ({error}); the next run tries again"
+        return "the former state is live again"
+
+    def _prune(self, live: int) -> None:
+        for number in self.numbers()[: -KEEP - 1]:
+            if number != live:
+                shutil.rmtree(self._generation(number))
+
+    def _write_state(self, state: Mapping[str, Any]) -> None:
+        write_atomic(self.store / "live.json", json.dumps(state).encode(), mode=0o600)
+
+
+def _root() -> int:
+    """The owner of what is written: root, or in a test whoever runs it."""
+    return 0 if os.geteuid() == 0 else -1
+
+
+def _own(path: Path, gid: int) -> None:
+    """Owner root, that group, mode 0640."""
+    found = path.stat()
+    if found.st_gid != gid or (os.geteuid() == 0 and found.st_uid != 0):
+        os.chown(path, _root(), gid)
+    if found.st_mode & 0o7777 != 0o640:
+        path.chmod(0o640)
+
+
+def _has(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except FileNotFoundError:
+        return False
+
+
+# -- rows of the inventory → files
+
+
+def stage_domains(directory: Directory, rows: Iterable[Any], *, check_mode: bool = False) -> Staged:
+    """`[{name}]` → virtual_domains. Raises Invalid, LockedError, OSError, as the others below do."""
+    desired = keyed("domains", rows, "name", ("name",), lambda row: check_domain(row["name"]))
+    plan = make_plan({name: {} for name in parse_map(directory.read(DOMAINS))}, {name: {} for name in desired})
+    return directory.stage("mail_domains", {DOMAINS: render_map(dict.fromkeys(desired, PRESENT))}, plan, check_mode=check_mode)
+
+
+def stage_aliases(directory: Directory, rows: Iterable[Any], *, check_mode: bool = False) -> Staged:
+    """`[{address, to}]` → virtual_aliases; `@example.org` is a catch-all (virtual(5))."""
+
+    def read(row: dict[str, Any]) -> str:
+        address = row["address"]
+        if address.startswith("@"):
+            check_domain(address[1:])
+        else:
+            check_address(address)
+        return check_targets(row["to"])
+
+    desired = keyed("aliases", rows, "address", ("address", "to"), read)
+    current = parse_map(directory.read(ALIASES))
+    plan = make_plan(_rows("to", current), _rows("to", desired))
+    return directory.stage("mail_aliases", {ALIASES: render_map(desired)}, plan, check_mode=check_mode)
+
+
+def stage_maps(directory: Directory, maps: Mapping[str, Any], patterns: Iterable[Any], *, check_mode: bool = False) -> Staged:
+    """`{name: [{key, value}]}` → the tables of MAPS, `[{pattern, to}]` → virtual_alias_patterns. A table not given is empty."""
+    if unknown := sorted(set(maps) - set(MAPS)):
+        raise Invalid(f"maps: {', '.join(unknown)}: known are {', '.join(MAPS)}")
+    current: dict[str, dict[str, str]] = {}
+    desired: dict[str, dict[str, str]] = {}
+    texts = {}
+    for name in MAPS:
+        table = keyed(
+            f"maps.{name}", maps.get(name) or [], "key", ("key", "value"), lambda r: (check_key(r["key"]), check_value(r["value"]))[1]
+        )
+        texts[f"postfix/{name}"] = render_map(table)
+        current.update({f"{name} {key}": {"value": value} for key, value in parse_map(directory.read(f"postfix/{name}")).items()})
+        desired.update({f"{name} {key}": {"value": value} for key, value in table.items()})
+    pairs = keyed("alias_patterns", patterns, "pattern", ("pattern", "to"), lambda row: (row["pattern"], check_targets(row["to"])))
+    texts[PATTERNS] = render_patterns(list(pairs.values()))
+    for rows, text in ((current, directory.read(PATTERNS)), (desired, texts[PATTERNS])):
+        rows.update({f"alias_patterns {key}": {"value": value} for key, value in parse_patterns(text).items()})
+    return directory.stage("mail_maps", texts, make_plan(current, desired), check_mode=check_mode)
+
+
+def stage_mailboxes(directory: Directory, rows: Iterable[Any], version: str, *, check_mode: bool = False) -> Staged:
+    """Rows of docs/architecture.md → users, deny files, virtual_mailboxes. Disabled mailboxes stay known, refused for every protocol."""
+    desired = keyed("mailboxes", rows, "address", _MAILBOX, _mailbox)
+    current = parse_users(directory.read(USERS))
+    denied = {protocol: parse_names(directory.read(name)) for protocol, name in DENY.items()}
+    hashes = resolve(
+        {address: wanted.credential for address, wanted in desired.items()},
+        {address: user.password for address, user in current.items()},
+        check_mode=check_mode,
+    )
+    users = {address: User(hashes[address], wanted.quota, wanted.junk_filing) for address, wanted in desired.items()}
+    texts = {
+        USERS: render_users(users, version),
+        MAILBOXES: render_map(dict.fromkeys(users, PRESENT)),
+        **{DENY[p]: render_names(address for address, wanted in desired.items() if p in wanted.denied) for p in DENIABLE},
+    }
+    plan = make_plan(
+        {address: _shown(user, {p for p in DENIABLE if address in denied[p]}) for address, user in current.items()},
+        {address: _shown(user, desired[address].denied) for address, user in users.items()},
+    )
+    return directory.stage("mail_mailboxes", texts, plan, ("password",), check_mode=check_mode)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    credential: Credential
+    quota: int
+    junk_filing: bool
+    denied: frozenset[str]
+
+
+_MAILBOX: Final = ("address", "password", "password_hash", "password_update", "quota_bytes", "denied_protocols", "enabled", "junk_filing")
+
+
+def _mailbox(row: dict[str, Any]) -> _Wanted:
+    check_address(row["address"])
+    for key in ("password", "password_hash"):
+        if row[key] is not None and (not isinstance(row[key], str) or not row[key]):
+            raise Invalid(f"{key}: a text or null is expected")
+    if row["password_update"] not in ("always", "on_create"):
+        raise Invalid("password_update: always or on_create is expected")
+    if type(row["quota_bytes"]) is not int or row["quota_bytes"] < 0:
+        raise Invalid("quota_bytes: a number of bytes is expected, 0 for no limit")
+    for key in ("enabled", "junk_filing"):
+        if type(row[key]) is not bool:
+            raise Invalid(f"{key}: true or false is expected")
+    denied = row["denied_protocols"]
+    if not isinstance(denied, list) or not set(denied) <= set(DENIABLE):
+        raise Invalid(f"denied_protocols: a list out of {', '.join(DENIABLE)} is expected")
+    return _Wanted(
+        credential=Credential(row["password"], row["password_hash"], row["password_update"]),
+        quota=row["quota_bytes"],
+        junk_filing=row["junk_filing"],
+        denied=frozenset(denied if row["enabled"] else DENIABLE),
+    )
+
+
+def _shown(user: User, denied: Collection[str]) -> dict[str, str]:
+    return {
+        "password": user.password,
+        "quota": f"{user.quota} bytes" if user.quota else "unlimited",
+        "denied": " ".join(sorted(denied)),
+        "junk_filing": "yes" if user.junk_filing else "no",
+    }
+
+
+def _rows(field_name: str, values: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {name: {field_name: value} for name, value in values.items()}
