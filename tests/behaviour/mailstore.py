@@ -27,7 +27,7 @@ def deliver(host: Host, recipient: str, raw: bytes, sender: str = "somebody@good
     return host.check_output("echo %s | base64 -d | python3 -c %s %s %s", message, LMTP, sender, recipient)
 
 
-def mailbox(model: dict[str, Any], **wanted: Any) -> str:
+def mailbox(model: dict[str, Any], **wanted: object) -> str:
     """The address of the first enabled mailbox whose keys equal `wanted`; lists match when they contain the value."""
 
     def fits(box: dict[str, Any]) -> bool:

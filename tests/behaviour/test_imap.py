@@ -50,7 +50,7 @@ def attempt(mail: MailHost, login: str, password: str) -> str:
 @pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
 @pytest.mark.parametrize("port", [24, 110, 143, 2000])
 def test_ports_without_tls_from_the_first_byte_are_closed(mail: MailHost, port: int, ipv6: bool) -> None:
-    with pytest.raises(OSError):  # noqa: PT011 (refused or dropped, by the host's firewall)
+    with pytest.raises(OSError):  # refused, or dropped by the firewall
         mail.socket(port, ipv6=ipv6, timeout=1).close()
 
 
