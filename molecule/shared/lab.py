@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,8 @@ COMMANDS = """commands:
   shell MACHINE             a shell on a machine
   run MACHINE -- COMMAND    a command on a machine
   exec -- COMMAND           a command on this computer, but in the lab's network and with its name server
-  publish FILE.json         put records into the lab's DNS, making zones as needed (- reads standard input)
+  publish FILE.json         put records into the lab's DNS, making zones as needed (- reads standard input):
+                            {"zones": [name], "records": [{"name", "type", "value", "ttl"}], "mail": {"hostname", "names", "domains"}}
   doctor [--install]        say what this computer lacks to run the lab, and the cure
   images [--remove]         build the images now, or remove those not in use
 """
@@ -171,8 +173,10 @@ class Lab:
 
     def on_machine(self, machine: str, command: list[str]) -> int:
         self.require(machine)
+        """Several words arrive as they are; a single one is a line for the machine's shell."""
         options = ["-t"] if not command and sys.stdin.isatty() else []
-        return subprocess.run([*machines.ssh(self.name, machine, *options), *command], check=False).returncode
+        line = command if len(command) < 2 else [shlex.join(command)]
+        return subprocess.run([*machines.ssh(self.name, machine, *options), *line], check=False).returncode
 
     def in_namespace(self, command: list[str]) -> int:
         """Names must not be asked of this computer's own resolver: /etc/resolv.conf and nsswitch.conf are the lab's there."""
@@ -187,10 +191,13 @@ class Lab:
         self.require("world")
         document = sys.stdin.read() if file == "-" else Path(file).read_text()
         try:
-            json.loads(document)
+            parsed = json.loads(document)
         except ValueError as error:
             raise LabError(f"{file}: no JSON: {error}") from error
-        world.publish(self.name, document)
+        if isinstance(parsed, dict) and "mail" in parsed:
+            of_host = world.mail_host(**parsed.pop("mail"))
+            parsed = {key: [*of_host.get(key, []), *parsed.get(key, [])] for key in ("zones", "records")}
+        world.publish(self.name, json.dumps(parsed))
 
 
 def build_images() -> None:

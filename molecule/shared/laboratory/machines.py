@@ -177,6 +177,8 @@ def _boot_script(lab: str, name: str, image: Path) -> str:
             lines += [f"mkdir -p {hierarchy}/{unit}", f"echo $$ >{hierarchy}/{unit}/cgroup.procs"]
     lines += [
         f"mount -t overlay overlay -o lowerdir={image},upperdir={base}/upper,workdir={base}/work {base}/root",
+        "# nspawn leaves the lock of its root behind when it is killed; its name is noted for the one who does.",
+        f"stat -c /run/systemd/nspawn/locks/inode-%d:%i {base}/root >{base}/lock",
         f"chroot {base}/root update-ca-certificates >/dev/null 2>&1",
         "export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1",
         "# 133 asks for a restart: the machine was rebooted.",
@@ -265,6 +267,9 @@ def stop(lab: str, name: str, supervisor: Process | None) -> None:
         end(left, lambda pid: _in_groups(lab, name, pid))
     for group in _groups(lab, name):
         _remove_group(group)
+    note = _directory(lab, name) / "lock"
+    if note.exists() and (held := note.read_text().strip()).startswith("/run/systemd/nspawn/locks/inode-"):
+        Path(held).unlink(missing_ok=True)
     shutil.rmtree(_directory(lab, name), ignore_errors=True)
     shutil.rmtree(Path("/run/systemd/nspawn/propagate") / f"mw-{lab}-{name}", ignore_errors=True)
 

@@ -6,7 +6,6 @@ import base64
 import ipaddress
 import json
 import secrets
-from pathlib import Path
 from typing import Any
 
 from . import certificates, machines, network
@@ -104,6 +103,22 @@ def prepare(lab: str) -> None:
     write(tree / "etc/knot/zones.conf", "")
 
 
+def mail_host(hostname: str, names: list[str], domains: list[str]) -> dict[str, Any]:
+    """What the owner of a mail host publishes for it: addresses and back, and MX, SPF and DMARC of its domains."""
+    number = machines.MACHINES["mail"].number
+    records = [record for name in names if name != hostname for record in _both(name, number) if record["type"] != "PTR"]
+    records += _both(hostname, number)
+    if hostname not in domains:
+        records.append({"name": hostname, "type": "TXT", "value": "v=spf1 a -all"})
+    for domain in domains:
+        records += [
+            {"name": domain, "type": "MX", "value": f"10 {hostname}."},
+            {"name": domain, "type": "TXT", "value": "v=spf1 mx -all"},
+            {"name": f"_dmarc.{domain}", "type": "TXT", "value": "v=DMARC1; p=reject"},
+        ]
+    return {"zones": domains, "records": records}
+
+
 def root_hints() -> str:
     lines = [".\t3600000\tNS\tns.world.test."]
     lines += [f"ns.world.test.\t3600000\t{kind}\t{value}" for kind, value in _addresses(2)]
@@ -124,8 +139,3 @@ def ready(lab: str) -> None:
     fetch = "curl -sf --retry 20 --retry-delay 1 --retry-connrefused"
     fetch += " --resolve acme.world.test:15000:127.0.0.1 https://acme.world.test:15000/roots/0"
     write(home / "ca" / "acme-root.pem", run([*machines.ssh(lab, "world"), fetch]))
-
-
-def mail_directory(lab: str, address: str) -> Path:
-    local, _, domain = address.partition("@")
-    return machines.home(lab) / "machines/world/root/var/mail/world" / domain / local
