@@ -27,6 +27,8 @@ from typing import BinaryIO
 UPSTREAM = "http://deb.debian.org"
 # What a name like this holds never changes.
 _FIXED = re.compile(r"^/debian(-security)?/(pool/.+\.deb|dists/.+/by-hash/\w+/[0-9a-fA-F]+)$")
+# One part of a path; apt writes + and ~ as %2b and %7e.
+_PART = re.compile(r"^[A-Za-z0-9_+~:-](?:[A-Za-z0-9_.+~:^-]|%(?i:2b|7e|3a|5e))*$")
 _INDEX = re.compile(r"^/debian(-security)?/dists/[^?#]+$")
 _TIMEOUT = 60  # s
 _KEEP = 60 * 86400  # s, since a file was last asked for
@@ -35,7 +37,9 @@ _KEEP = 60 * 86400  # s, since a file was last asked for
 def archive_path(target: str) -> str | None:
     """The path under the archive of a proxy request `GET http://deb.debian.org/…`; None for all that is not the archive's."""
     path = target.removeprefix(UPSTREAM)
-    if path == target or "/../" in path or "//" in path or not (_FIXED.match(path) or _INDEX.match(path)):
+    if path == target or not (_FIXED.match(path) or _INDEX.match(path)):
+        return None
+    if not all(_PART.match(part) for part in path.split("/")[1:]):
         return None
     return path
 
