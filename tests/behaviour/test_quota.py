@@ -52,6 +52,12 @@ def fill(session: imaplib.IMAP4, size: int) -> str:
     return f"{kind} {answer[0].decode()}"
 
 
+def warning(session: imaplib.IMAP4, percent: int) -> str:
+    """The warning that the mailbox is so full, as soon as it is there."""
+    found = until(f"the warning at {percent} %", lambda: search(session, "INBOX", "Subject", f"{percent}%"))
+    return str(session.fetch(found[0].decode(), "(RFC822)")[1][0][1].decode())
+
+
 def used(session: imaplib.IMAP4) -> tuple[int, int]:
     """Bytes used and allowed, as GETQUOTAROOT tells them (it counts in KiB)."""
     _, (_, quota) = session.getquotaroot("INBOX")
@@ -82,6 +88,7 @@ def test_a_full_mailbox_is_refused_at_rcpt_and_no_other(
     address = small["address"]
     assert rcpt(mail, address)[0] == 250
     assert fill(session, small["quota_bytes"] - 2000).startswith("OK")
+    assert warning(session, 95)
     deliver(host, address, b"Subject: the last one\r\n\r\n" + b"x\r\n" * 1000)
     assert until("the mailbox to be full", lambda: used(session)[0] >= small["quota_bytes"])
     code, text = rcpt(mail, address)
@@ -99,6 +106,7 @@ def test_a_message_larger_than_what_is_left_is_refused_at_rcpt(mail: MailHost, s
 
 def test_a_user_cannot_append_beyond_the_quota_but_can_clear_it_by_way_of_trash(session: imaplib.IMAP4_SSL, small: dict[str, Any]) -> None:
     assert fill(session, small["quota_bytes"] - 2000).startswith("OK")
+    assert warning(session, 95)
     assert "[OVERQUOTA]" in fill(session, 4000)
     session.select("INBOX")
     assert session.copy("1", "Trash")[0] == "OK"
@@ -112,13 +120,12 @@ def test_a_user_cannot_append_beyond_the_quota_but_can_clear_it_by_way_of_trash(
 
 def test_the_owner_is_warned_before_the_mailbox_is_full(mail: MailHost, session: imaplib.IMAP4_SSL, small: dict[str, Any]) -> None:
     assert fill(session, int(small["quota_bytes"] * 0.85)).startswith("OK")
-    warning = until("the warning at 80 %", lambda: search(session, "INBOX", "Subject", "80%"))
-    text = session.fetch(warning[0].decode(), "(RFC822)")[1][0][1].decode()
+    text = warning(session, 80)
     assert "Auto-Submitted: auto-generated" in text
     assert small["address"] in text
     assert not search(session, "INBOX", "Subject", "95%")
     assert fill(session, int(small["quota_bytes"] * 0.12)).startswith("OK")
-    assert until("the warning at 95 %", lambda: search(session, "INBOX", "Subject", "95%"))
+    assert warning(session, 95)
 
 
 def test_an_unknown_or_odd_recipient_is_no_business_of_the_quota_service(host: Host, model: dict[str, Any]) -> None:
