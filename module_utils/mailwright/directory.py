@@ -159,9 +159,9 @@ def reload_postfix() -> bool:
     if (
         not Path("/etc/postfix/main.cf").exists()
         or subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode
-    ):  # noqa: S603 -- fixed
+    ):
         return False
-    done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)  # noqa: S603 -- fixed
+    done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ActivationError(f"postfix reload: {done.stderr.strip()}")
     return True
@@ -198,6 +198,19 @@ class Activation:
     reload: list[str] = field(default_factory=list)
     summary: dict[str, Names] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+
+    def result(self) -> dict[str, Any]:
+        """The module's result; where nothing was staged the diff lists the files that were put right."""
+        lines = self.lines or [f"~ {name}" for name in self.files]
+        return {
+            "changed": self.changed,
+            "generation": self.generation,
+            "kept": self.kept,
+            "files": self.files,
+            "reload": self.reload,
+            "summary": self.summary,
+            "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+        }
 
 
 class Directory:
@@ -303,7 +316,9 @@ class Directory:
         if not self._work():
             return self._unchanged()
         if check_mode:
-            return Activation(changed=True, generation=self._state().get("generation", 0), files=self._work(), **self._summaries())
+            return Activation(
+                changed=True, generation=self._state().get("generation", 0), kept=self.numbers(), files=self._work(), **self._summaries()
+            )
         with self._lock():
             self._make_directories()
             if not self._work():

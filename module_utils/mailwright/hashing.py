@@ -20,8 +20,6 @@ except ImportError:  # a bare host in check mode
 __all__ = ["UNKNOWN", "Credential", "hash_password", "resolve", "verifies"]
 
 SCHEME: Final = "{ARGON2ID}"
-# What `doveadm pw -s ARGON2ID` makes: 64 MiB, three passes, one lane.
-PARAMETERS: Final[Mapping[str, int]] = {"memory_cost": 65536, "time_cost": 3, "parallelism": 1, "hash_len": 32, "salt_len": 16}
 # Stands for a hash that check mode does not compute.
 UNKNOWN: Final = SCHEME + "(new)"
 
@@ -35,16 +33,21 @@ class Credential:
     update: str
 
 
+def _hasher() -> argon2.PasswordHasher:
+    """What `doveadm pw -s ARGON2ID` makes: 64 MiB, three passes, one lane."""
+    return argon2.PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1, hash_len=32, salt_len=16)
+
+
 def hash_password(password: str) -> str:
     """`{ARGON2ID}$argon2id$…` with a fresh salt."""
-    return SCHEME + argon2.PasswordHasher(**PARAMETERS).hash(password)
+    return SCHEME + _hasher().hash(password)
 
 
 def verifies(stored: str, password: str) -> bool:
-    """Whether `stored` is an ARGON2ID hash of this password with the parameters above."""
+    """Whether `stored` is an ARGON2ID hash of this password with the parameters of today."""
     if not stored.startswith(SCHEME + "$argon2id$"):
         return False
-    hasher = argon2.PasswordHasher(**PARAMETERS)
+    hasher = _hasher()
     text = stored[len(SCHEME) :]
     try:
         return hasher.verify(text, password) and not hasher.check_needs_rehash(text)

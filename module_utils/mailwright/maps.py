@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from .errors import Invalid, show
 
@@ -60,14 +60,14 @@ def check_targets(targets: object) -> str:
     return ", ".join(targets)
 
 
-def check_key(key: Any) -> str:
+def check_key(key: object) -> str:
     """A key that stays one key, in the lower case that postmap folds to, else Invalid."""
     if not isinstance(key, str) or not _KEY.fullmatch(key) or key != key.lower():
         raise Invalid(f"{show(key)} cannot be a key of a lookup table")
     return key
 
 
-def check_value(value: Any) -> str:
+def check_value(value: object) -> str:
     """A value that stays on its line, else Invalid."""
     if not isinstance(value, str) or not _VALUE.fullmatch(value):
         raise Invalid(f"{show(value)} cannot be a value of a lookup table")
@@ -96,7 +96,7 @@ def parse_map(text: str) -> dict[str, str]:
     return entries
 
 
-def pcre_line(pattern: Any, value: str) -> str:
+def pcre_line(pattern: object, value: str) -> str:
     """One entry of pcre_table(5) that matches whole addresses only.
 
     Without flags, which toggle: patterns ignore case by default. `$` in the result would be a substitution.
