@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from laboratory import doctor, images, machines, network, packages, world
+from laboratory import doctor, host, images, machines, network, packages, world
 from laboratory.host import CACHE, STATE, LabError, Process, alive, lock, say, write
 
 COMMANDS = """commands:
@@ -48,10 +48,13 @@ class Lab:
         return lock(f"lab-{self.name}", f"waiting for another command on the lab {self.name}")
 
     def load(self) -> dict[str, Any]:
+        """Processes noted before this computer last started are none of ours."""
+        empty: dict[str, Any] = {"boot": host.boot(), "machines": {}}
         try:
-            return dict(json.loads(self.file.read_text()))
+            state = dict(json.loads(self.file.read_text()))
         except (OSError, ValueError):
-            return {"machines": {}}
+            return empty
+        return state if state.get("boot", host.boot()) == host.boot() else empty
 
     def save(self, state: dict[str, Any]) -> None:
         write(self.file, json.dumps(state, indent=2) + "\n")
@@ -68,21 +71,24 @@ class Lab:
             raise LabError(f"{machine} does not run in the lab {self.name}; it has {', '.join(state['machines']) or 'nothing'}")
 
     def up(self, release: str, wanted: list[str]) -> None:
-        """Boot what does not run yet; what died is cleaned away first."""
+        """Boot what does not run yet; what died, or never got ready, is cleaned away first."""
         began = time.monotonic()
         found = doctor.lacks()
         if found:
             raise LabError("\n".join(["this computer cannot run the lab:", *(f"  {what}\n    → {cure}" for what, cure in found)]))
         with self.lock():
             state = self.load()
-            if not network.exists(self.name) and self.home.exists():
+            # One without the other: a run was killed, or the computer restarted.
+            if network.exists(self.name) != self.file.exists():
                 say(f"lab {self.name}: clearing what an earlier run left")
                 self._clear(state)
-                state = {"machines": {}}
+                state = self.load()
             for machine, known in state["machines"].items():
                 if machine in wanted and machine != "world" and known["release"] != release and self.running(state, machine):
                     raise LabError(f"{machine} runs {known['release']}; `lab.py --lab {self.name} down` first, or use another lab")
-            for machine in [name for name in state["machines"] if not self.running(state, name)]:
+            for machine in [
+                name for name, known in state["machines"].items() if not (known.get("ready", True) and self.running(state, name))
+            ]:
                 say(f"{machine}: clearing what is left of it")
                 self._stop(state, machine)
             self._network(state)
@@ -92,7 +98,7 @@ class Lab:
             say(f"lab {self.name}: {', '.join(state['machines'])} up after {time.monotonic() - began:.1f} s")
 
     def _network(self, state: dict[str, Any]) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.save(state)
         if not network.exists(self.name):
             network.create(self.name)
@@ -111,13 +117,17 @@ class Lab:
             paths = {image: made.result() for image, made in making.items()}
             for name in missing:
                 where = paths[needed[name]]
-                state["machines"][name] = {"image": str(where), "release": "trixie" if name == "world" else release}
+                state["machines"][name] = {"image": str(where), "release": "trixie" if name == "world" else release, "ready": False}
                 self.save(state)
+                machines.stop(self.name, name, None)
                 machines.prepare(self.name, machines.MACHINES[name], where)
                 state["machines"][name]["process"] = machines.start(self.name, machines.MACHINES[name])
                 self.save(state)
-            for waiting in [pool.submit(self._settle, name, Process(*state["machines"][name]["process"])) for name in missing]:
-                waiting.result()
+            settling = {name: pool.submit(self._settle, name, Process(*state["machines"][name]["process"])) for name in missing}
+            for name, settled in settling.items():
+                settled.result()
+                state["machines"][name]["ready"] = True
+                self.save(state)
 
     def _settle(self, name: str, supervisor: Process) -> None:
         began = time.monotonic()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -111,6 +113,9 @@ def lacks() -> list[Lack]:
     found = []
     if platform.machine() not in ("x86_64", "aarch64"):
         found.append(Lack(f"untested processor {platform.machine()}", "use x86_64 or aarch64"))
+    if not importlib.util.find_spec("cryptography"):
+        cure = "run `make setup` and use .venv/bin/python, or install python3-cryptography"
+        found.append(Lack(f"{sys.executable} has no cryptography", cure))
     packages = missing_packages()
     if packages:
         cure = "lab.py doctor --install, which runs apt-get install " + " ".join(packages)

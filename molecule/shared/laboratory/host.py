@@ -76,6 +76,11 @@ class Process(NamedTuple):
     start: int
 
 
+def boot() -> str:
+    """Which start of this computer this is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def parse_stat(text: str) -> tuple[str, int, int]:
     """State, parent and start of a process from /proc/PID/stat, whose second field may hold blanks and parentheses."""
     fields = text.rpartition(")")[2].split()

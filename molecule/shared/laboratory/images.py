@@ -87,7 +87,8 @@ def _build(image: str, where: Path, lab: str) -> None:
     say(f"image {image}: building (once; under a minute on an ordinary connection)")
     new = where.with_name(where.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    IMAGES.mkdir(parents=True, exist_ok=True)
+    IMAGES.mkdir(mode=0o700, parents=True, exist_ok=True)
+    IMAGES.chmod(0o700)
     command = ["mmdebstrap", "--mode=root", "--format=directory", "--variant=minbase"]
     command += ["--include=" + ",".join(made_of["packages"])]
     command += [f'--aptopt=Acquire::http::Proxy "{packages.proxy()}"', "--skip=cleanup/apt/lists"]

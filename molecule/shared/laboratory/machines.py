@@ -242,7 +242,8 @@ def _in_groups(lab: str, name: str, pid: int) -> bool:
         rows = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     except OSError:
         return False
-    return any(f"/mw-{lab}-{name}/" in f"{row}/" for row in rows)
+    unit = f"mw-{lab}-{name}"
+    return any(f"/{unit}/" in f"{row}/" or f"/{unit}.scope/" in f"{row}/" for row in rows)
 
 
 def _session(supervisor: Process) -> set[int]:
@@ -265,6 +266,9 @@ def stop(lab: str, name: str, supervisor: Process | None) -> None:
     for _ in range(3):
         left = [pid for pid in every_pid() if _in_groups(lab, name, pid)]
         end(left, lambda pid: _in_groups(lab, name, pid))
+    if booted_by_systemd():
+        # Waits until the scope is gone, so that the next machine of this name can have it.
+        subprocess.run(["systemctl", "stop", f"mw-{lab}-{name}.scope"], capture_output=True, check=False)
     for group in _groups(lab, name):
         _remove_group(group)
     note = _directory(lab, name) / "lock"
