@@ -143,6 +143,9 @@ class Lab:
 
     def _clear(self, state: dict[str, Any]) -> None:
         network.remove(self.name)
+        if state.get("forwarder"):
+            forwarder = Process(*state["forwarder"])
+            host.end([forwarder.pid], lambda pid: host.process(pid) == forwarder)
         for machine in machines.MACHINES:
             known = state["machines"].get(machine, {}).get("process")
             machines.stop(self.name, machine, Process(*known) if known else None)
