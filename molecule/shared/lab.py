@@ -79,7 +79,7 @@ class Lab:
         with self.lock():
             state = self.load()
             # One without the other: a run was killed, or the computer restarted.
-            if network.exists(self.name) != self.file.exists():
+            if network.exists(self.name) != self.file.exists() or not state.get("network", True):
                 say(f"lab {self.name}: clearing what an earlier run left")
                 self._clear(state)
                 state = self.load()
@@ -101,7 +101,10 @@ class Lab:
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.save(state)
         if not network.exists(self.name):
+            self.save({**state, "network": False})
             network.create(self.name)
+            state["network"] = True
+            self.save(state)
         packages.start()
         forwarder = state.get("forwarder")
         if not forwarder or not alive(Process(*forwarder)):
