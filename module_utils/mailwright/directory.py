@@ -380,8 +380,8 @@ class Directory:
         for stale in self.generations.glob(".new-*"):
             shutil.rmtree(stale)
         target = self.generations / f".new-{number}"
-        for group in ("postfix", "dovecot"):
-            make_directory(target / group, mode=0o700)
+        for path in (target, target / "postfix", target / "dovecot"):
+            make_directory(path, mode=0o700)
         digests = {}
         for name in ORDER:
             source = self.next / name if name in staged else self._generation(numbers[-1]) / name if numbers else self.root / name
@@ -445,8 +445,8 @@ class Directory:
                 fsync_directory(path.parent)
         after = path.stat()
         # Dovecot compares size and whole seconds.
-        if before and before.st_ino != after.st_ino and (before.st_size, int(before.st_mtime)) == (after.st_size, int(after.st_mtime)):
-            os.utime(path, (after.st_atime, int(after.st_mtime) + 1))
+        if before and before.st_ino != after.st_ino and int(after.st_mtime) <= int(before.st_mtime):
+            os.utime(path, (after.st_atime, int(before.st_mtime) + 1))
         if _is_database(step.name):
             self._build(path, self.store / "postmap")
             _own(path.with_name(f"{path.name}.lmdb"), gid)

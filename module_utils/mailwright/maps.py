@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -107,8 +108,11 @@ def pcre_line(pattern: object, value: str) -> str:
     if _GROUP_OPTIONS.search(pattern) or "\\Q" in pattern:
         raise Invalid(f"{show(pattern)}: options inside a pattern are not supported")
     try:
-        re.compile(pattern)
-    except re.error as error:
+        # Python warns of what other dialects read differently.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(pattern)
+    except (re.error, Warning) as error:
         raise Invalid(f"{show(pattern)} is not a regular expression: {error}") from error
     quoted = re.sub(r"\\.|/", lambda match: "\\/" if match[0] == "/" else match[0], pattern)
     return f"/^(?:{quoted})$/ {check_value(value).replace('$', '$$')}"

@@ -1,0 +1,424 @@
+"""Generations of mail data: staged, committed, made live in a safe order, and whole again after a kill at any point."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from ansible.module_utils.mailwright import directory as d
+from ansible.module_utils.mailwright import files
+from ansible.module_utils.mailwright.errors import Invalid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HASH = "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"
+
+
+T = TypeVar("T")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing in the code may catch it."""
+
+
+class Host:
+    """One root, with a copy standing for the database of a table, and a count of what was started."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.started: list[str] = []
+        self.at: Callable[[], None] = lambda: None
+
+    def directory(self) -> d.Directory:
+        @contextlib.contextmanager
+        def lock() -> Iterator[None]:
+            yield
+
+        def build(source: Path, configuration: Path) -> None:
+            assert (configuration / "main.cf").exists()
+            self.at()
+            self.started.append(source.name)
+            source.with_name(f"{source.name}.lmdb").write_text(source.read_text())
+            self.at()
+
+        def reload() -> bool:
+            self.started.append("reload")
+            return True
+
+        return d.Directory(self.root, build=build, reload=reload, lock=lock, group=lambda _: os.getgid())
+
+    def run(self, rows: dict[str, Any], check_mode: bool = False) -> list[bool]:
+        """What the role does; whether each step changed something."""
+        where = self.directory()
+        staged = [
+            d.stage_mailboxes(where, rows.get("mailboxes", []), "2.4", check_mode=check_mode),
+            d.stage_aliases(where, rows.get("aliases", []), check_mode=check_mode),
+            d.stage_maps(where, rows.get("maps", {}), rows.get("patterns", []), check_mode=check_mode),
+            d.stage_domains(where, rows.get("domains", []), check_mode=check_mode),
+        ]
+        return [*(s.result()["changed"] for s in staged), where.activate(check_mode=check_mode).changed]
+
+    def text(self, name: str) -> str:
+        return (self.root / name).read_text()
+
+    def tree(self) -> dict[str, str]:
+        live = {name: self.text(name) for name in d.ORDER}
+        databases = {name: self.text(f"{name}.lmdb") for name in d.ORDER if name.startswith("postfix/") and name != d.PATTERNS}
+        assert {name: live[name] for name in databases} == databases
+        return live
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "mailwright")
+
+
+def mailbox(address: str, **changes: object) -> dict[str, Any]:
+    return {
+        "address": address,
+        "password": None,
+        "password_hash": HASH,
+        "password_update": "always",
+        "quota_bytes": 1024,
+        "denied_protocols": [],
+        "enabled": True,
+        "junk_filing": True,
+        **changes,
+    }
+
+
+BEFORE = {
+    "domains": [{"name": "oak.test"}, {"name": "elm.test"}],
+    "mailboxes": [mailbox("alice@oak.test"), mailbox("bob@oak.test", denied_protocols=["imap"]), mailbox("old@elm.test")],
+    "aliases": [{"address": "sales@oak.test", "to": ["alice@oak.test"]}, {"address": "info@oak.test", "to": ["alice@oak.test"]}],
+    "maps": {"transports": [{"key": "a.example", "value": "smtp:[b.example]"}, {"key": "x.example", "value": "smtp:[b.example]"}]},
+    "patterns": [{"pattern": "team-[a-z]+@oak\\.test", "to": ["alice@oak.test"]}],
+}
+# bob becomes an alias, sales a mailbox, info moves to a pattern; elm.test goes, ash.test comes.
+AFTER = {
+    "domains": [{"name": "oak.test"}, {"name": "ash.test"}],
+    "mailboxes": [mailbox("alice@oak.test", quota_bytes=0), mailbox("sales@oak.test"), mailbox("new@ash.test", enabled=False)],
+    "aliases": [{"address": "bob@oak.test", "to": ["sales@oak.test"]}],
+    "maps": {"transports": [{"key": "a.example", "value": "smtp:[c.example]"}, {"key": "y.example", "value": "smtp:[b.example]"}]},
+    "patterns": [{"pattern": "team-[a-z]+@oak\\.test", "to": ["sales@oak.test"]}, {"pattern": "info@oak\\.test", "to": ["sales@oak.test"]}],
+}
+
+
+def test_a_first_run_makes_every_file_even_when_all_are_empty(host: Host) -> None:
+    host.run({})
+    assert set(host.tree().values()) == {""}
+    assert "reload" not in host.started
+
+
+def test_a_second_run_changes_nothing_and_starts_nothing(host: Host) -> None:
+    assert host.run(BEFORE) == [True] * 5
+    host.started.clear()
+    assert host.run(BEFORE) == [False] * 5
+    assert host.started == []
+
+
+def test_check_mode_tells_the_same_and_writes_nothing(host: Host) -> None:
+    assert host.run(BEFORE, check_mode=True) == [True] * 5
+    assert not host.root.exists()
+    host.run(BEFORE)
+    before = sorted(host.root.rglob("*"))
+    assert host.run(AFTER, check_mode=True)[:4] == [True] * 4
+    assert sorted(host.root.rglob("*")) == before
+    assert host.run(BEFORE) == [False] * 5
+
+
+def test_what_is_staged_becomes_live_and_is_recorded(host: Host) -> None:
+    host.run(BEFORE)
+    where = host.directory()
+    staged = d.stage_domains(where, AFTER["domains"])
+    assert staged.result()["added"] == ["ash.test"]
+    assert "ash.test" not in host.text(d.DOMAINS)
+    done = where.activate()
+    assert host.text(d.DOMAINS) == "ash.test OK\noak.test OK\n"
+    assert (done.generation, done.files, done.reload) == (2, [d.DOMAINS], [])
+    assert done.lines == ["+ ash.test", "- elm.test"]
+    newest, first = where.history()
+    assert newest["summary"] == {"mail_domains": {"added": ["ash.test"], "changed_names": [], "removed": ["elm.test"]}}
+    assert first["generation"] == 1
+    assert first["time"].endswith("+00:00")
+
+
+def test_one_new_mailbox_rebuilds_one_table(host: Host) -> None:
+    host.run(BEFORE)
+    host.started.clear()
+    host.run({**BEFORE, "mailboxes": [*BEFORE["mailboxes"], mailbox("carol@oak.test")]})
+    assert host.started == ["virtual_mailboxes"]
+
+
+def test_postfix_is_reloaded_for_new_patterns_only(host: Host) -> None:
+    host.run(BEFORE)
+    host.started.clear()
+    host.run({**BEFORE, "patterns": []})
+    assert host.started == ["reload"]
+
+
+def test_six_generations_are_kept(host: Host) -> None:
+    for number in range(9):
+        host.run({"domains": [{"name": f"d{number}.test"}]})
+    assert host.directory().numbers() == [4, 5, 6, 7, 8, 9]
+
+
+def test_owner_and_modes_are_those_of_the_contract(host: Host) -> None:
+    host.run(BEFORE)
+    modes = {str(p.relative_to(host.root)): p.stat().st_mode & 0o777 for p in [host.root, *host.root.rglob("*")]}
+    assert modes["."] == 0o755
+    assert modes["postfix"] == modes["dovecot"] == 0o750
+    assert modes["directory"] == modes["directory/generations/00000001"] == 0o700
+    assert modes["postfix/virtual_aliases"] == modes["postfix/virtual_aliases.lmdb"] == modes["dovecot/users"] == 0o640
+
+
+@pytest.mark.parametrize("damage", ["missing", "database", "edited", "mode"])
+def test_what_somebody_else_changed_is_put_right(host: Host, damage: str) -> None:
+    host.run(BEFORE)
+    path = host.root / d.ALIASES
+    wanted = path.read_text()
+    match damage:
+        case "missing":
+            path.unlink()
+        case "database":
+            path.with_name("virtual_aliases.lmdb").write_text("x y\n")
+        case "edited":
+            path.unlink()
+            path.write_text("evil@oak.test x@oak.test\n")
+        case "mode":
+            path.chmod(0o666)
+    host.started.clear()
+    assert host.run(BEFORE)[4]
+    assert host.tree()[d.ALIASES] == wanted
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert host.started == ["virtual_aliases"]
+    assert host.run(BEFORE) == [False] * 5
+
+
+def test_a_comment_added_by_hand_is_reported_as_rewritten(host: Host) -> None:
+    host.run(BEFORE)
+    path = host.root / d.ALIASES
+    text = path.read_text()
+    path.unlink()
+    path.write_text(f"# mine\n{text}")
+    staged = d.stage_aliases(host.directory(), BEFORE["aliases"], check_mode=True).result()
+    assert (staged["changed"], staged["added"], staged["rewritten"]) == (True, [], [d.ALIASES])
+
+
+def test_a_password_changed_on_the_host_survives_where_it_is_only_seeded(host: Host) -> None:
+    rows = {"mailboxes": [mailbox("a@oak.test", password_update="on_create")], "domains": [{"name": "oak.test"}]}
+    host.run(rows)
+    users = host.root / d.USERS
+    changed = users.read_text().replace("c2FsdHNhbHQ", "b3duc2FsdA")
+    users.unlink()
+    users.write_text(changed)
+    host.run(rows)
+    assert host.text(d.USERS) == changed
+    assert host.run(rows) == [False] * 5
+
+
+def test_a_disabled_mailbox_stays_known_and_is_denied_everywhere(host: Host) -> None:
+    host.run({"mailboxes": [mailbox("a@oak.test", enabled=False)], "domains": [{"name": "oak.test"}]})
+    assert host.text(d.MAILBOXES) == "a@oak.test OK\n"
+    assert {host.text(name) for name in d.DENY.values()} == {"a@oak.test:\n"}
+
+
+def test_another_dovecot_rewrites_the_users(host: Host) -> None:
+    host.run(BEFORE)
+    staged = d.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.3").result()
+    assert (staged["changed"], staged["changed_names"], staged["rewritten"]) == (True, [], [d.USERS])
+
+
+def test_dovecot_sees_every_change_of_a_file(host: Host) -> None:
+    """It compares size and whole seconds, and two runs may fall into one."""
+    users = host.root / d.USERS
+    seen = set()
+    for quota in (1000, 2000, 3000):
+        host.run({"mailboxes": [mailbox("a@oak.test", quota_bytes=quota)]})
+        seen.add((users.stat().st_size, int(users.stat().st_mtime)))
+    assert len(seen) == 3
+
+
+def test_a_failing_postmap_leaves_the_former_state_live(host: Host) -> None:
+    host.run(BEFORE)
+    former = host.tree()
+    calls = iter(range(100))
+
+    def fail_once() -> None:
+        if next(calls) == 4:
+            raise d.ActivationError("disk full")
+
+    host.at = fail_once
+    with pytest.raises(d.ActivationError, match="disk full; the former state is live again"):
+        host.run(AFTER)
+    assert host.tree() == former
+    assert host.directory().numbers() == [1]
+    host.run(AFTER)
+    assert host.tree() != former
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    clean = Host(tmp_path / "clean")
+    clean.run(BEFORE)
+    if not back:
+        clean.run(AFTER)
+    wanted = clean.tree()
+    valid = _valid(BEFORE) & _valid(AFTER)
+    point = 0
+    while True:
+        point += 1
+        host = Host(tmp_path / f"host{point}")
+        host.run(BEFORE)
+        left = [point]
+
+        def tick(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            for module, name in ((d, "write_atomic"), (d.os, "link"), (d, "fsync_directory"), (d.shutil, "rmtree"), (d, "remove_file")):
+                patch.setattr(module, name, _after(tick, getattr(module, name)))
+            host.at = tick
+            try:
+                host.run(AFTER)
+            except Killed:
+                killed = True
+            else:
+                killed = False
+        host.at = lambda: None
+        if not killed:
+            break
+        assert valid <= _accepted(host), f"killed at {point}"
+        host.run(BEFORE if back else AFTER)
+        assert host.tree() == wanted, f"killed at {point}"
+        assert host.run(BEFORE if back else AFTER) == [False] * 5
+    assert point > 40
+
+
+def _after(tick: Callable[[], None], function: Callable[..., T]) -> Callable[..., T]:
+    def wrapped(*args: object, **kwargs: object) -> T:
+        tick()
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def _valid(rows: dict[str, Any]) -> set[str]:
+    addresses = {row["address"] for row in (*rows["mailboxes"], *rows["aliases"])} | {
+        row["pattern"].replace("\\", "") for row in rows["patterns"]
+    }
+    domains = {row["name"] for row in rows["domains"]}
+    return {address for address in addresses if address.rpartition("@")[2] in domains}
+
+
+def _accepted(host: Host) -> set[str]:
+    """What Postfix would accept by its databases, and Dovecot take."""
+
+    def keys(name: str) -> set[str]:
+        return set(d.entries(name, host.text(f"{name}.lmdb")))
+
+    patterns = {key.replace("\\", "")[5:-3] for key in d.entries(d.PATTERNS, host.text(d.PATTERNS))}
+    users = set(d.entries(d.USERS, host.text(d.USERS)))
+    found = (keys(d.MAILBOXES) & users) | keys(d.ALIASES) | patterns
+    return {address for address in found if address.rpartition("@")[2] in keys(d.DOMAINS)}
+
+
+PLACES = st.dictionaries(
+    st.sampled_from([f"{name}@{domain}" for name in "abcd" for domain in ("oak.test", "elm.test")]),
+    st.sampled_from(["mailbox", "alias", "pattern"]),
+)
+
+
+@settings(deadline=None)
+@given(PLACES, PLACES, st.booleans())
+def test_an_address_valid_before_and_after_is_valid_after_every_step(before: dict[str, str], after: dict[str, str], suspect: bool) -> None:
+    def texts(places: dict[str, str]) -> dict[str, str]:
+        def of(kind: str) -> list[str]:
+            return sorted(a for a, k in places.items() if k == kind)
+
+        empty = dict.fromkeys(d.ORDER, "")
+        patterns = d.render_patterns([(a.replace(".", r"\."), "x@y.test") for a in of("pattern")])
+        return {
+            **empty,
+            d.USERS: "".join(f"{a}:{HASH}::::::\n" for a in of("mailbox")),
+            d.MAILBOXES: "".join(f"{a} OK\n" for a in of("mailbox")),
+            d.ALIASES: "".join(f"{a} x@y.test\n" for a in of("alias")),
+            d.PATTERNS: patterns,
+            d.DOMAINS: "".join(f"{name} OK\n" for name in sorted({a.partition("@")[2] for a in places})),
+        }
+
+    def accepted(state: dict[str, str]) -> set[str]:
+        keys = {name: set(d.entries(name, text)) for name, text in state.items()}
+        patterns = {key.replace("\\", "")[5:-3] for key in keys[d.PATTERNS]}
+        found = (keys[d.MAILBOXES] & keys[d.USERS]) | keys[d.ALIASES] | patterns
+        return {a for a in found if a.partition("@")[2] in keys[d.DOMAINS]}
+
+    state, wanted = texts(before), texts(after)
+    assert accepted(state) == set(before)
+    for step in d.transition(state, wanted, d.ORDER if suspect else ()):
+        state = {**state, step.name: wanted[step.name] if step.text is None else step.text}
+        assert before.keys() & after.keys() <= accepted(state)
+        # No mailbox is accepted that Dovecot does not know.
+        assert set(d.entries(d.MAILBOXES, state[d.MAILBOXES])) <= set(d.entries(d.USERS, state[d.USERS]))
+    assert state == wanted
+
+
+def test_a_mailbox_and_its_alias_can_swap_without_a_loop_in_between() -> None:
+    before = {**dict.fromkeys(d.ORDER, ""), d.ALIASES: "a@oak.test b@oak.test\n"}
+    after = {**dict.fromkeys(d.ORDER, ""), d.ALIASES: "b@oak.test a@oak.test\n"}
+    assert d.transition(before, after) == [d.Step(d.ALIASES)]
+
+
+@pytest.mark.parametrize(
+    ("stage", "rows"),
+    [
+        (d.stage_domains, [{"name": "oak.test\nevil.test OK"}]),
+        (d.stage_domains, [{"name": "oak.test"}, {"name": "oak.test"}]),
+        (d.stage_domains, [{"name": "Oak.test"}]),
+        (d.stage_aliases, [{"address": "a b@oak.test", "to": ["a@oak.test"]}]),
+        (d.stage_aliases, [{"address": "@oak", "to": ["a@oak.test"]}]),
+        (d.stage_aliases, [{"address": "a@oak.test", "to": ["|/bin/sh"]}]),
+    ],
+)
+def test_rows_are_checked_once_more_on_the_host(host: Host, stage: Callable[..., object], rows: list[dict[str, Any]]) -> None:
+    with pytest.raises(Invalid):
+        stage(host.directory(), rows)
+    assert not host.root.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"address": "a:b@oak.test"},
+        {"password_hash": "{X}a:b"},
+        {"password_hash": None},
+        {"password": ""},
+        {"quota_bytes": -1},
+        {"quota_bytes": True},
+        {"quota_bytes": "5G"},
+        {"enabled": "yes"},
+        {"denied_protocols": ["lmtp"]},
+        {"denied_protocols": "imap"},
+        {"password_update": "never"},
+        {"uid": 0},
+    ],
+)
+def test_mailboxes_are_checked_once_more_on_the_host(host: Host, changes: dict[str, Any]) -> None:
+    with pytest.raises(Invalid):
+        d.stage_mailboxes(host.directory(), [{**mailbox("a@oak.test"), **changes}], "2.4")
+    assert not host.root.exists()
+
+
+def test_an_unknown_table_is_refused(host: Host) -> None:
+    with pytest.raises(Invalid, match="known are"):
+        d.stage_maps(host.directory(), {"transport": []}, [])
+
+
+def test_temporary_files_have_the_prefix_that_daemons_pass_over() -> None:
+    assert files.TEMPORARY_PREFIX.startswith(".")
