@@ -87,14 +87,16 @@ class ManageSieve:
         self._socket.close()
 
     def _answer(self) -> str:
-        lines = []
+        """Everything up to and including OK, NO or BYE; the text of a literal follows its line."""
+        answer = ""
         while True:
-            line = self._file.readline()
-            lines.append(line.decode())
-            if not line or line.startswith((b"OK", b"NO", b"BYE")):
-                if line.endswith(b"}\r\n"):
-                    lines.append(self._file.read(int(line[line.rindex(b"{") + 1 : -3])).decode() + self._file.readline().decode())
-                return "".join(reversed(lines[-1:])) if len(lines) == 1 else "".join(lines)
+            line = self._file.readline().decode()
+            answer += line
+            if line.endswith("}\r\n"):
+                answer += self._file.read(int(line[line.rindex("{") + 1 : -3])).decode()
+                answer += self._file.readline().decode()
+            if not line or line.startswith(("OK", "NO", "BYE")):
+                return answer
 
     def command(self, text: str) -> str:
         """Send one command and return its whole answer."""
@@ -106,15 +108,25 @@ class ManageSieve:
         return self.command(f'AUTHENTICATE "PLAIN" "{token}"')
 
     def put(self, name: str, script: str) -> str:
+        """Store a script; the answer tells whether it compiles."""
         return self.command(f'PUTSCRIPT "{name}" {{{len(script.encode())}+}}\r\n{script}')
 
+    def use(self, script: str) -> None:
+        """Make this the user's active script."""
+        answer = self.put("test", script)
+        assert answer.startswith("OK"), answer
+        assert self.command('SETACTIVE "test"').startswith("OK")
 
-def sieve(mail: correspondent.MailHost, login: str, password: str) -> ManageSieve:
-    """A logged-in ManageSieve session."""
-    session = ManageSieve(mail)
-    answer = session.login(login, password)
-    assert answer.startswith("OK"), answer
-    return session
+
+@contextlib.contextmanager
+def sieve(mail: correspondent.MailHost, login: str, password: str) -> Iterator[ManageSieve]:
+    """A logged-in ManageSieve session. Scripts it activates by `use` are gone afterwards."""
+    with ManageSieve(mail) as session:
+        answer = session.login(login, password)
+        assert answer.startswith("OK"), answer
+        yield session
+        session.command('SETACTIVE ""')
+        session.command('DELETESCRIPT "test"')
 
 
 def tls_versions(mail: correspondent.MailHost, port: int) -> set[str]:
