@@ -1,0 +1,138 @@
+"""Entry files of the mail data's modules: what Ansible gets back, and that no secret is in it."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import json
+import os
+import pwd
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.mailwright import directory, dkim
+from ansible.module_utils.testing import patch_module_args
+
+NAMES = ["mail_domains", "mail_mailboxes", "mail_aliases", "mail_maps", "mail_activate", "dkim_keys"]
+SECRET = "geheim-4711"
+ROWS: dict[str, dict[str, Any]] = {
+    "mail_domains": {"domains": [{"name": "oak.test"}]},
+    "mail_mailboxes": {
+        "dovecot_version": "2.4",
+        "mailboxes": [
+            {
+                "address": f"{SECRET}@oak.test" if index else "alice@oak.test",
+                "password": SECRET,
+                "password_hash": None,
+                "password_update": "always",
+                "quota_bytes": 0,
+                "denied_protocols": [],
+                "enabled": True,
+                "junk_filing": True,
+            }
+            for index in range(2)
+        ],
+    },
+    "mail_aliases": {"aliases": [{"address": "sales@oak.test", "to": ["alice@oak.test"]}]},
+    "mail_maps": {"maps": {"transports": [{"key": "a.example", "value": "smtp:[b.example]"}]}, "patterns": []},
+    "mail_activate": {},
+    "dkim_keys": {"keys": [{"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None}]},
+}
+
+
+@pytest.fixture
+def run(
+    load_plugin: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., dict[str, Any]]:
+    """Run a module as Ansible does, below a temporary root; what it prints, as a mapping."""
+    real = directory.Directory
+
+    @contextlib.contextmanager
+    def unlocked() -> Iterator[None]:
+        yield
+
+    def build(source: Path, _configuration: Path) -> None:
+        source.with_name(f"{source.name}.lmdb").write_text(source.read_text())
+
+    def here(root: Path) -> directory.Directory:
+        return real(root, build=build, reload=lambda: False, lock=unlocked, group=lambda _: os.getgid())
+
+    def call(name: str, check_mode: bool = False, patches: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:
+        module = load_plugin(f"library/{name}.py")
+        for attribute, value in (patches or {}).items():
+            monkeypatch.setattr(module, attribute, value)
+        if hasattr(module, "Directory"):
+            monkeypatch.setattr(module, "Directory", here)
+        else:
+            monkeypatch.setitem(dkim.apply.__kwdefaults__, "lock", unlocked)
+            changes = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name, **changes}
+        arguments = {**ROWS[name], "path": str(tmp_path / ("dkim" if name == "dkim_keys" else "mailwright")), **changes}
+        with patch_module_args({**arguments, "_ansible_check_mode": check_mode, "_ansible_diff": True}), pytest.raises(SystemExit):
+            module.main()
+        output = capsys.readouterr()
+        assert output.err == ""
+        return {**json.loads(output.out), "printed": output.out}
+
+    return call
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_documents_exactly_its_arguments(load_plugin: Callable[[str], ModuleType], name: str) -> None:
+    module = load_plugin(f"library/{name}.py")
+    documented = yaml.safe_load(module.DOCUMENTATION)
+    assert documented["module"] == name
+    options = {key: {k: v for k, v in spec.items() if k != "description"} for key, spec in documented["options"].items()}
+    assert options == {key: {k: v for k, v in spec.items() if k != "no_log"} for key, spec in module.ARGUMENTS.items()}
+    assert yaml.safe_load(module.EXAMPLES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_returns_what_it_documents(
+    load_plugin: Callable[[str], ModuleType], run: Callable[..., dict[str, Any]], name: str
+) -> None:
+    documented = set(yaml.safe_load(load_plugin(f"library/{name}.py").RETURN))
+    assert set(run(name)) - {"changed", "diff", "invocation", "printed"} == documented
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_mode_returns_the_same_and_writes_nothing(run: Callable[..., dict[str, Any]], tmp_path: Path, name: str) -> None:
+    checked = run(name, check_mode=True)
+    assert list(tmp_path.iterdir()) == []
+    done = run(name)
+    assert checked["changed"] is done["changed"] is True
+    assert all(checked[key] == done[key] for key in ("added", "changed_names", "removed") if key in done)
+
+
+def test_a_second_run_reports_no_change(run: Callable[..., dict[str, Any]]) -> None:
+    assert {name: run(name)["changed"] for name in NAMES} == dict.fromkeys(NAMES, True)
+    assert {name: run(name)["changed"] for name in NAMES} == dict.fromkeys(NAMES, False)
+    assert {name: run(name, check_mode=True)["changed"] for name in NAMES} == dict.fromkeys(NAMES, False)
+
+
+def test_no_password_is_printed_and_an_address_like_one_is_not_blanked(run: Callable[..., dict[str, Any]]) -> None:
+    done = run("mail_mailboxes")
+    assert done["added"] == ["alice@oak.test", f"{SECRET}@oak.test"]
+    assert SECRET not in done["printed"].replace(f"{SECRET}@oak.test", "")
+    assert "argon2id" not in done["printed"]
+    assert "password: ***" in done["diff"]["prepared"]
+    activated = run("mail_activate")
+    assert "password: ***" in activated["diff"]["prepared"]
+    assert "argon2id" not in activated["printed"]
+
+
+def test_a_wrong_row_fails_with_its_index_and_without_its_password(run: Callable[..., dict[str, Any]]) -> None:
+    rows = ROWS["mail_mailboxes"]["mailboxes"]
+    done = run("mail_mailboxes", mailboxes=[rows[0], {**rows[0], "password": SECRET}])
+    assert done["failed"]
+    assert done["msg"] == "mailboxes[0] and mailboxes[1] are both alice@oak.test"
+    assert SECRET not in done["printed"]
+
+
+def test_a_bare_host_without_cryptography_passes_check_mode_only(run: Callable[..., dict[str, Any]]) -> None:
+    missing = {"IMPORT_ERROR": "Traceback"}
+    assert run("dkim_keys", check_mode=True, patches=missing)["added"] == ["mw-ed25519._domainkey.oak.test"]
+    assert "cryptography" in run("dkim_keys", patches=missing)["msg"]
