@@ -18,8 +18,10 @@ import grp
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +75,8 @@ ORDER: Final = (
     DOMAINS,
 )
 PRESENT: Final = "OK"
+# Seconds that sessions with the old patterns get, when an address moves to a new pattern.
+DRAIN: Final = 30.0
 
 Names = dict[str, list[str]]
 
@@ -154,17 +158,45 @@ def postmap(source: Path, configuration: Path) -> None:
         raise ActivationError(f"postmap {source}: {done.stderr.strip() or f'exit code {done.returncode}'}")
 
 
-def reload_postfix() -> bool:
-    """Tell a running Postfix that a pcre file is new, which no daemon notices by itself; true where one runs."""
-    if (
-        not Path("/etc/postfix/main.cf").exists()
-        or subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode
-    ):
+def reload_postfix(drain: bool) -> bool:
+    """Tell a running Postfix that a pcre file is new, which no daemon notices by itself; true where one runs.
+
+    A daemon ends after the session it is in. With `drain`, return when those with the old patterns have ended, or after DRAIN seconds.
+    """
+    master = Path("/var/spool/postfix/pid/master.pid")
+    if not Path("/etc/postfix/main.cf").exists() or not master.exists():
         return False
+    if subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode:
+        return False
+    old = _readers_of_patterns(master.read_text().strip()) if drain else set()
     done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ActivationError(f"postfix reload: {done.stderr.strip()}")
+    until = time.monotonic() + DRAIN
+    while old & _readers_of_patterns(master.read_text().strip()) and time.monotonic() < until:
+        time.sleep(0.1)
     return True
+
+
+def _readers_of_patterns(master: str) -> set[str]:
+    """Process numbers of the daemons that hold aliases: children of master, see proc(5)."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if rest.split()[1] == master and name in ("smtpd", "cleanup", "verify", "proxymap"):
+                found.add(path.parent.name)
+    return found
+
+
+def _moves_to_patterns(current: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether an address that had an entry of its own will be matched by a new pattern only."""
+    old, new = (parse_patterns(texts.get(PATTERNS, "")) for texts in (current, wanted))
+    added = [re.compile(key[1:-1], re.IGNORECASE) for key in new if key not in old]
+    if not added:
+        return False
+    gone = [key for name in (ALIASES, MAILBOXES) for key in parse_map(current.get(name, "")).keys() - parse_map(wanted[name]).keys()]
+    return any(key.startswith("@") or any(pattern.match(key) for pattern in added) for key in gone)
 
 
 @dataclass
@@ -221,7 +253,7 @@ class Directory:
         root: Path = ROOT,
         *,
         build: Callable[[Path, Path], None] = postmap,
-        reload: Callable[[], bool] = reload_postfix,
+        reload: Callable[[bool], bool] = reload_postfix,
         lock: Callable[[], contextlib.AbstractContextManager[None]] = host_lock,
         group: Callable[[str], int] = group_id,
     ) -> None:
@@ -412,11 +444,12 @@ class Directory:
         left = self._state().get("files", {})
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
         steps = transition(current, wanted, suspect)
+        moves = _moves_to_patterns(current, wanted)
         reloaded = False
         for step in steps:
             self._publish(step, generation)
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
-                reloaded = self._reload() or reloaded
+                reloaded = self._reload(moves) or reloaded
         self._write_state({"generation": number, "files": {name: self._signature(name) for name in ORDER}})
         return Activation(
             changed=True,
@@ -444,8 +477,8 @@ class Directory:
                 temporary.rename(path)
                 fsync_directory(path.parent)
         after = path.stat()
-        # Dovecot compares size and whole seconds.
-        if before and before.st_ino != after.st_ino and int(after.st_mtime) <= int(before.st_mtime):
+        # Dovecot compares size and whole seconds. (Postfix warns of a source younger than its database.)
+        if path.parent.name == "dovecot" and before and before.st_ino != after.st_ino and int(after.st_mtime) <= int(before.st_mtime):
             os.utime(path, (after.st_atime, int(before.st_mtime) + 1))
         if _is_database(step.name):
             self._build(path, self.store / "postmap")

@@ -45,8 +45,8 @@ class Host:
             source.with_name(f"{source.name}.lmdb").write_text(source.read_text())
             self.at()
 
-        def reload() -> bool:
-            self.started.append("reload")
+        def reload(drain: bool) -> bool:
+            self.started.append("reload and drain" if drain else "reload")
             return True
 
         return d.Directory(self.root, build=build, reload=reload, lock=lock, group=lambda _: os.getgid())
@@ -159,6 +159,23 @@ def test_postfix_is_reloaded_for_new_patterns_only(host: Host) -> None:
     host.started.clear()
     host.run({**BEFORE, "patterns": []})
     assert host.started == ["reload"]
+
+
+@pytest.mark.parametrize("pattern", ["info@oak\\.test", "INFO@oak\\.test", "i.*"])
+def test_sessions_end_before_an_address_is_left_to_a_new_pattern(host: Host, pattern: str) -> None:
+    host.run(BEFORE)
+    host.started.clear()
+    host.run(
+        {**BEFORE, "aliases": BEFORE["aliases"][:1], "patterns": [*BEFORE["patterns"], {"pattern": pattern, "to": ["alice@oak.test"]}]}
+    )
+    assert host.started == ["reload and drain", "virtual_aliases"]
+
+
+def test_sessions_go_on_where_a_new_pattern_is_for_new_addresses(host: Host) -> None:
+    host.run(BEFORE)
+    host.started.clear()
+    host.run({**BEFORE, "aliases": BEFORE["aliases"][:1], "patterns": [*BEFORE["patterns"], {"pattern": "x.*", "to": ["alice@oak.test"]}]})
+    assert host.started == ["reload", "virtual_aliases"]
 
 
 def test_six_generations_are_kept(host: Host) -> None:

@@ -59,7 +59,7 @@ def run(
         source.with_name(f"{source.name}.lmdb").write_text(source.read_text())
 
     def here(root: Path) -> directory.Directory:
-        return real(root, build=build, reload=lambda: False, lock=unlocked, group=lambda _: os.getgid())
+        return real(root, build=build, reload=lambda _: False, lock=unlocked, group=lambda _: os.getgid())
 
     def call(name: str, check_mode: bool = False, patches: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:
         module = load_plugin(f"library/{name}.py")
