@@ -96,9 +96,9 @@ def judge(raw: bytes) -> Judgement:
         ip=client,
         mail_from=sender,
         helo=helo,
-        spf_check=True,
-        dkim_check=True,
-        dmarc_check=True,
+        spf=True,
+        dkim=True,
+        dmarc=True,
     )
 
     def found(method: str) -> str:
