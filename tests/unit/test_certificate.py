@@ -5,21 +5,16 @@ from __future__ import annotations
 import datetime as dt
 import stat
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.mailwright import certificate as c
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "module_utils"))
-
-from mailwright import certificate as c  # noqa: E402 - needs the path above
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 NAMES = ["mail.oak.test", "imap.oak.test"]
