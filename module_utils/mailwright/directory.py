@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import Invalid
-from .files import fsync_directory, host_lock, make_directory, remove_file, write_atomic
+from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory, remove_file, write_atomic
 from .hashing import Credential, resolve
 from .maps import check_address, check_domain, check_key, check_targets, check_value, parse_map, parse_patterns, render_map, render_patterns
 from .passwd_file import DENIABLE, User, parse_names, parse_users, render_names, render_users
@@ -355,6 +355,10 @@ class Directory:
             self._make_directories()
             if not self._work():
                 return self._unchanged()
+            # Left by a run that was killed while it wrote.
+            for group in ("postfix", "dovecot"):
+                for path in (self.root / group).glob(f"{TEMPORARY_PREFIX}*"):
+                    path.unlink()
             summaries = self._summaries()
             pending = self._pending()
             number = self._commit(summaries["summary"])
@@ -471,7 +475,7 @@ class Directory:
         else:
             _own(generation / step.name, gid)
             if before is None or not path.samefile(generation / step.name):
-                temporary = path.with_name(f".mailwright-{path.name}")
+                temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
                 temporary.unlink(missing_ok=True)
                 os.link(generation / step.name, temporary)
                 temporary.rename(path)

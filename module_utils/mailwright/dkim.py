@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
 from .errors import Invalid, show
-from .files import fsync_directory, host_lock, make_directory, write_atomic
+from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory, write_atomic
 from .maps import check_domain
 from .plan import Plan, keyed, make_plan
 
@@ -226,6 +226,8 @@ def apply(
         if changed or _attributes(path, [path / wanted.file for wanted in desired.values()], uid, gid):
             with lock():
                 changed = make_directory(path, mode=0o750, uid=uid, gid=gid) or changed
+                for left in path.glob(f"{TEMPORARY_PREFIX}*"):
+                    left.unlink()
                 for file in [*stale, *(file for file in write if file in texts)]:
                     _archive(path, file)
                 for file, text in write.items():

@@ -161,6 +161,24 @@ def test_postfix_is_reloaded_for_new_patterns_only(host: Host) -> None:
     assert host.started == ["reload"]
 
 
+def test_a_reload_that_a_kill_prevented_is_made_up_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.run(BEFORE)
+    original = d.Directory._publish
+
+    def killed_after_patterns(self: d.Directory, step: d.Step, generation: Path) -> None:
+        original(self, step, generation)
+        if step.name == d.PATTERNS:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(d.Directory, "_publish", killed_after_patterns)
+        with pytest.raises(Killed):
+            host.run({**BEFORE, "patterns": []})
+    host.started.clear()
+    host.run({**BEFORE, "patterns": []})
+    assert "reload" in host.started
+
+
 @pytest.mark.parametrize("pattern", ["info@oak\\.test", "INFO@oak\\.test", "i.*"])
 def test_sessions_end_before_an_address_is_left_to_a_new_pattern(host: Host, pattern: str) -> None:
     host.run(BEFORE)
@@ -314,6 +332,7 @@ def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monk
         assert valid <= _accepted(host), f"killed at {point}"
         host.run(BEFORE if back else AFTER)
         assert host.tree() == wanted, f"killed at {point}"
+        assert [p.name for p in host.root.rglob(f"{files.TEMPORARY_PREFIX}*")] == []
         assert host.run(BEFORE if back else AFTER) == [False] * 5
     assert point > 40
 
@@ -435,7 +454,3 @@ def test_mailboxes_are_checked_once_more_on_the_host(host: Host, changes: dict[s
 def test_an_unknown_table_is_refused(host: Host) -> None:
     with pytest.raises(Invalid, match="known are"):
         d.stage_maps(host.directory(), {"transport": []}, [])
-
-
-def test_temporary_files_have_the_prefix_that_daemons_pass_over() -> None:
-    assert files.TEMPORARY_PREFIX.startswith(".")
