@@ -173,6 +173,7 @@ options:
     description:
       - Seconds between a reload and the first probe. A reload returns before the daemon has read its files, and until then
         the old configuration answers.
+      - A unit of type simple or exec must still be active so long after its start, too.
     type: float
     default: 1
   files:

@@ -686,16 +686,20 @@ def run_apply(tree: Tree) -> None:
 def prove(tree: Tree, plan: Plan) -> None:
     """Wait until every probe succeeds and every unit is active, together for at most probe_timeout. Raises TreeError.
 
-    A reload returns before the daemon has read its files, and until then the old configuration answers: hence the
-    settling time. A simple service is active before it fails: hence the units after the probes.
+    A reload returns before the daemon has read its files, and until then the old configuration answers; a simple service is
+    active from its start, also when it fails over its files a moment later: both get the time to settle.
     """
     if not plan.actions and not plan.pending:
         return
+    settled = time.monotonic() + tree.settle
     if "reload" in plan.actions.values() and tree.probe:
         time.sleep(tree.settle)
     until = time.monotonic() + tree.probe_timeout
     for probe in tree.probe:
         wait_for(functools.partial(attempt, probe, until), tree, until)
+    changed = [unit for unit in tree.units if unit.name in plan.actions]
+    if any(state.get("Type") in ("simple", "exec") for state in unit_states(changed).values()):
+        time.sleep(max(settled - time.monotonic(), 0))
     wait_for(lambda: first_inactive(unit_states(tree.units)), tree, until)
 
 
@@ -737,6 +741,8 @@ def roll_back(tree: Tree, state: Path, journal: Mapping[str, Any], plan: Plan) -
         if unit.name in plan.actions and not proven:
             if not before["active"]:
                 try_to(functools.partial(systemctl, "stop", unit.name))
+                # Whatever it says: a unit that has not failed is as good.
+                run(["systemctl", "reset-failed", "--", unit.name])
             if not before["enabled"]:
                 try_to(functools.partial(systemctl, "disable", unit.name))
     for path, stored in journal["entries"].items():
@@ -749,15 +755,17 @@ def roll_back(tree: Tree, state: Path, journal: Mapping[str, Any], plan: Plan) -
     for unit, before in known.items():
         if unit.name in plan.actions and (proven or before["active"]):
             try_to(functools.partial(return_to, unit, plan.actions[unit.name]))
-    if proven and not faults:
-        try_to(functools.partial(prove, tree, plan))
     if faults:
         # The journal stays, so that the next run knows.
         return f"The previous configuration could not be made live again: {'; '.join(faults)}"
     write_json(state / "manifest.json", journal["manifest"])
     shutil.rmtree(state / "journal")
     fsync_directory(state)
-    return "The previous configuration is back" + (" and answers." if proven else "; Mailwright never had this one live.")
+    if not proven:
+        return "The previous configuration is back; Mailwright never had this one live."
+    try_to(functools.partial(prove, tree, plan))
+    # A probe can be about what is new.
+    return "The previous configuration is back" + (f", but: {faults[0]}" if faults else " and answers.")
 
 
 def restore(path: Path, blobs: Path, stored: Mapping[str, Any]) -> None:

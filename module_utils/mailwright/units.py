@@ -13,7 +13,7 @@ from .commands import run, shorten
 
 SYSTEMD_DIRECTORY = "/etc/systemd/system/"
 STRENGTH = {"enable": 1, "reload": 2, "restart": 3}
-PROPERTIES = "LoadState,ActiveState,SubState,UnitFileState,CanReload,NeedDaemonReload"
+PROPERTIES = "Type,LoadState,ActiveState,SubState,UnitFileState,CanReload,NeedDaemonReload"
 
 State = Mapping[str, str]
 
