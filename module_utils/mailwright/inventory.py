@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import gc
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,8 +98,6 @@ class Inventory:
     def _evaluate(self, value: str) -> Plain:
         try:
             return self._template(value)
-        except AnsibleVaultError as error:
-            raise _vault_invalid(error) from None
         except AnsibleError as error:
             raise _invalid(error) from None
 
@@ -107,7 +106,7 @@ class Inventory:
             try:
                 return str(value)
             except AnsibleError as error:
-                raise _vault_invalid(error) from None
+                raise _invalid(error) from None
         if isinstance(value, str):
             return str(value)
         if isinstance(value, bool):
@@ -154,7 +153,7 @@ class Inventory:
                     content = self._loader.load_from_file(str(path.absolute()), cache="none", unsafe=True, trusted_as_template=True)
                     files.append(DomainFile(content, where))
                 except AnsibleVaultError as error:
-                    invalid = _vault_invalid(error)
+                    invalid = _invalid(error)
                     found = [Problem(where, "", "", invalid.reason, invalid.cure)]
                 except AnsibleError as error:
                     found = self._duplicate_keys(path, where) or [_unreadable(error, where)]
@@ -251,15 +250,15 @@ def _first_line(error: BaseException) -> str:
 
 
 def _invalid(error: AnsibleError) -> Invalid:
+    vault = re.search(r"undecryptable variable: (.*)", str(error))
+    if vault is not None or isinstance(error, AnsibleVaultError):
+        cause = vault[1].rstrip(".") if vault is not None else _first_line(error)
+        return Invalid(f"{_UNDECRYPTED} ({cause})", "give the vault's password: --vault-password-file or --ask-vault-pass")
     return Invalid(_first_line(error), "define it, or correct its name" if "is undefined" in str(error) else "")
 
 
-def _vault_invalid(error: AnsibleError) -> Invalid:
-    return Invalid(f"{_UNDECRYPTED} ({_first_line(error)})", "give the vault's password: --vault-password-file or --ask-vault-pass")
-
-
 def _unreadable(error: AnsibleError, where: str) -> Problem:
-    origin = Origin.get_tag(error.obj)
+    origin = error.obj if isinstance(error.obj, Origin) else Origin.get_tag(error.obj)
     line = f":{origin.line_num}" if origin is not None and origin.line_num else ""
     return Problem(f"{where}{line}", "", "", _first_line(error))
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from . import names, passwords, schema
 from .errors import Invalid
 from .pem import RSA_BITS, check_private_key
-from .reader import BROKEN, At, Reader, kind
+from .reader import BROKEN, At, Plain, Reader, kind
 
 __all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "check"]
 
@@ -53,6 +53,8 @@ class Alias:
     address: str
     to: list[str]
     send_as: bool = False
+    # Made of something else (a mailbox's own names, RFC 2142), which is checked in its place.
+    derived: bool = False
 
 
 @dataclass(slots=True)
@@ -113,10 +115,6 @@ class Model:
             return None
         alias = self.aliases.get(base) or self.aliases.get(f"@{domain_name}")
         return (alias.address, alias.to) if alias else None
-
-    def is_known(self, address: str) -> bool:
-        """Whether an address of a domain of ours is a mailbox or becomes something else."""
-        return address in self.mailboxes or self.base(address) in self.mailboxes or self.rewrite(address) is not None
 
 
 def check(
@@ -207,15 +205,12 @@ class _Builder:
 
     # -- shared variables
 
-    def variable(self, root: At, name: str) -> At:
-        return root.item(name)
-
     def check_settings(self, root: At) -> None:
         settings = self.settings
         if settings["bounce_lifetime"] > settings["queue_lifetime"]:
-            self.refuse(self.variable(root, "mail_bounce_lifetime"), "longer than mail_queue_lifetime")
+            self.refuse(root.item("mail_bounce_lifetime"), "longer than mail_queue_lifetime")
         if not 1 <= settings["alias_expansion_limit"] <= EXPANSION_CEILING:
-            at = self.variable(root, "mail_alias_expansion_limit")
+            at = root.item("mail_alias_expansion_limit")
             self.refuse(at, f"not between 1 and {EXPANSION_CEILING}", value=at.value)
         for name in ("hostnames", "networks"):
             settings[name] = list(dict.fromkeys(value for _, value in settings[name]))
@@ -225,6 +220,8 @@ class _Builder:
         seen: dict[str, At] = {}
         for at, entry in entries:
             selector = entry["selector"]
+            if selector is BROKEN:
+                continue
             if selector in seen:
                 self.refuse(at.item("selector"), f"duplicate of {self.place(seen[selector])}", value=selector)
                 continue
@@ -257,6 +254,8 @@ class _Builder:
             rows: list[dict[str, Any]] = []
             seen: dict[str, At] = {}
             for at, entry in self.settings[name]:
+                if BROKEN in entry.values():
+                    continue
                 destination = entry["destination"]
                 spot = at.item("destination")
                 if destination in seen:
@@ -306,15 +305,20 @@ class _Builder:
         if values is None:
             return None
         spot = at.item("domain")
-        try:
-            name = names.domain(values["domain"], allow_confusable=values["allow_confusable"])
-        except Invalid as error:
-            self.refuse(spot, error.reason, error.cure, value=values["domain"])
-            return None
-        shown = values["domain"] if values["domain"] == name else f"{values['domain']} ({name})"
+        shown = ""
+        # A stand-in, so that the contents of a domain with a bad name are checked all the same.
+        name = f"unnamed-{len(self.model.domains)}.invalid"
+        if values["domain"] is not BROKEN:
+            shown = values["domain"]
+            try:
+                name = names.domain(shown, allow_confusable=values["allow_confusable"])
+            except Invalid as error:
+                self.refuse(spot, error.reason, error.cure, value=shown)
+        if shown and name != shown:
+            shown = f"{shown} ({name})"
         if name in self.model.domains:
             self.refuse(spot, f"duplicate of {self.place(self.model.domains[name].at)}", value=shown)
-            return None
+            return self.model.domains[name], {**values, "at": at}
         if name == self.settings["hostname"]:
             self.refuse(
                 spot,
@@ -334,13 +338,15 @@ class _Builder:
             self.mailbox(domain, at, entry, quota)
         for at, entry in values["aliases"] or ():
             to = self.targets(domain, at, entry["to"])
-            if self.own(name := f"{entry['name']}@{domain.name}", at.item("name"), "alias"):
+            name = f"{entry['name']}@{domain.name}"
+            if entry["name"] is not BROKEN and self.own(name, at.item("name"), "alias"):
                 alias = Alias(at.item("to"), name, to, entry["send_as"])
                 domain.aliases.append(alias)
                 self.model.aliases[name] = alias
         for at, entry in values["alias_patterns"] or ():
             to = self.targets(domain, at, entry["to"])
-            domain.patterns.append(Pattern(at, entry["pattern"], domain.name, to))
+            if entry["pattern"] is not BROKEN:
+                domain.patterns.append(Pattern(at, entry["pattern"], domain.name, to))
         if values["catch_all"] is not None:
             spot = values["at"].item("catch_all")
             catch_all = self.target(domain, spot, values["catch_all"])
@@ -377,7 +383,7 @@ class _Builder:
         self.password(at, entry, address)
         if entry["send_only"] and entry["receive_only"]:
             self.refuse(at, "both send_only and receive_only", "remove one; enabled: false closes a mailbox")
-        if not self.own(address, at.item("name"), "mailbox"):
+        if entry["name"] is BROKEN or not self.own(address, at.item("name"), "mailbox"):
             return
         mailbox = Mailbox(
             at=at,
@@ -400,7 +406,7 @@ class _Builder:
             alias = f"{name}@{domain.name}"
             if self.own(alias, spot, "alias"):
                 mailbox.aliases.append(alias)
-                self.model.aliases[alias] = Alias(spot, alias, [address])
+                self.model.aliases[alias] = Alias(spot, alias, [address], derived=True)
 
     def password(self, at: At, entry: dict[str, Any], address: str) -> None:
         given = [name for name in ("password", "password_hash") if at.item(name).value is not None]
@@ -440,7 +446,9 @@ class _Builder:
             self.refuse(at, error.reason, error.cure, value=text)
             return None
 
-    def targets(self, domain: Domain, at: At, entries: Sequence[tuple[At, str]]) -> list[str]:
+    def targets(self, domain: Domain, at: At, entries: Plain) -> list[str]:
+        if entries is BROKEN:
+            return []
         if not entries and not at.item("to").value:
             self.refuse(at.item("to"), "empty list of targets", "name who gets the mail, or remove the alias")
         found = [self.target(domain, spot, text) for spot, text in entries]
@@ -452,7 +460,7 @@ class _Builder:
         if postmaster is None:
             return
         local, _, name = postmaster.rpartition("@")
-        spot = self.variable(root, "mail_postmaster")
+        spot = root.item("mail_postmaster")
         if name in self.model.domains:
             try:
                 postmaster = f"{names.local_part(local)}@{name}"
@@ -464,7 +472,7 @@ class _Builder:
             for role in schema.RFC_2142_NAMES:
                 address = f"{role}@{domain.name}"
                 if address not in self.owners and address != postmaster:
-                    alias = Alias(spot, address, [postmaster])
+                    alias = Alias(spot, address, [postmaster], derived=True)
                     domain.aliases.append(alias)
                     self.model.aliases[address] = alias
 
@@ -496,37 +504,41 @@ class _Builder:
 
     def references(self, root: At) -> None:
         """Every local target exists and can receive."""
-        model = self.model
-        foreign: dict[str, str] = {}
-        sources: list[tuple[At, list[str]]] = [
-            *((alias.at, alias.to) for alias in model.aliases.values() if alias.at.name != "mail_postmaster"),
-            *((p.at.item("to"), p.to) for domain in model.domains.values() for p in domain.patterns),
+        sources: list[tuple[At, str, list[str]]] = [
+            *((a.at, a.address, a.to) for a in self.model.aliases.values() if not a.derived),
+            *((p.at.item("to"), "", p.to) for domain in self.model.domains.values() for p in domain.patterns),
         ]
         if self.settings["postmaster"] is not None:
-            sources.append((self.variable(root, "mail_postmaster"), [self.settings["postmaster"]]))
-        for at, targets in sources:
+            sources.append((root.item("mail_postmaster"), "", [self.settings["postmaster"]]))
+        misspelt: dict[str, str] = {}
+        for at, source, targets in sources:
             for address in targets:
-                domain_name = address.rpartition("@")[2]
-                if domain_name not in model.domains:
-                    if domain_name not in foreign:
-                        near = difflib.get_close_matches(domain_name, model.domains, n=1, cutoff=0.9)
-                        foreign[domain_name] = near[0] if near else ""
-                        if near:
-                            self.reader.report.warnings.append(
-                                f"{self.place(at)}: {at.path()}: {address}: not a domain of this inventory; did you mean {near[0]}?"
-                            )
+                domain = address.rpartition("@")[2]
+                if domain in self.model.domains:
+                    self.reference(at, source, address)
                     continue
-                if not model.is_known(address):
-                    self.refuse(
-                        at,
-                        f"no mailbox or alias {address}",
-                        self.near(address) or "declare it, or remove it here",
-                        value=address,
-                    )
-                    continue
-                mailbox = model.mailboxes.get(address) or model.mailboxes.get(model.base(address))
-                if mailbox is not None and mailbox.send_only:
-                    self.refuse(at, f"{mailbox.address} is send_only and receives nothing", value=address)
+                if domain not in misspelt:
+                    near = difflib.get_close_matches(domain, self.model.domains, n=1, cutoff=0.9)
+                    misspelt[domain] = near[0] if near else ""
+                if misspelt[domain]:
+                    self.warn(at, f"{address}: not a domain of this inventory; did you mean {misspelt[domain]}?")
+
+    def reference(self, at: At, source: str, address: str) -> None:
+        model = self.model
+        mailbox = model.mailboxes.get(address)
+        found = None if mailbox else model.rewrite(address)
+        if mailbox is None and found is None:
+            mailbox = model.mailboxes.get(model.base(address))
+        if (mailbox is None and found is None) or (found is not None and found[0] == source and source.startswith("@")):
+            self.refuse(at, f"no mailbox or alias {address}", self.near(address) or "declare it, or remove it here", value=address)
+        elif found is not None and found[0].startswith("@") and (near := self.near(address)):
+            self.warn(at, f"{address}: reaches the catch-all only; {near}")
+        elif mailbox is not None and mailbox.send_only:
+            self.refuse(at, f"{mailbox.address} is send_only and receives nothing", value=address)
+
+    def warn(self, at: At, text: str) -> None:
+        place = at.place(self.reader.locate)
+        self.reader.report.warnings.append(": ".join(part for part in (place, at.path(), text) if part))
 
     def near(self, address: str) -> str:
         """A cure for a misspelt address: only what somebody declared, the likeness counted before '@'."""
@@ -582,6 +594,9 @@ class _Builder:
             if key in leaves:
                 sums[node][0] += leaves[key]
                 sums[node][1] = max(sums[node][1], depth[key])
+            elif key == node and key.startswith("@"):
+                # A catch-all to a name that does not exist: `references` says so.
+                continue
             elif key in chain:
                 loop = [*chain[chain.index(key) :], key]
                 place = self.model.aliases[node].at if node in self.model.aliases else at

@@ -13,6 +13,7 @@ import functools
 import ipaddress
 import re
 import unicodedata
+import warnings
 
 import idna
 
@@ -264,8 +265,11 @@ def address_pattern(text: str) -> str:
     if re.search(r"[)][*+{]", text):
         raise Invalid("a repeated group can take very long to match", "repeat single characters or [sets]")
     try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError) as error:
+        # Python warns of what other engines read differently, such as a set inside a set.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            re.compile(text)
+    except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         raise Invalid(f"not a regular expression ({error})") from None
     return text
 

@@ -180,7 +180,7 @@ def _destination(value: object) -> str:
     if text == "*":
         raise Invalid("'*' would route mail for everybody, our own domains included, to one place", "name the destinations")
     if "@" in text:
-        return names.target(text)
+        return names.target(text).lower()
     return f".{names.domain(text[1:])}" if text.startswith(".") else names.domain(text)
 
 
@@ -247,14 +247,14 @@ class Reader:
         if secret:
             shown = "***"
         elif isinstance(value, str | int | float) or "date" in type(value).__name__.lower():
-            shown = show(str(value) if isinstance(value, str) else value)
+            shown = show(value if isinstance(value, bool | int | float) else str(value))
         else:
             # A container may hold a secret.
             shown = ""
         self.report.problems.append(Problem(at.place(self.locate), at.path(), shown, reason, cure))
 
     def mapping(self, raw: object, keys: Mapping[str, Key], at: At) -> dict[str, Any] | None:
-        """The values of `keys`, defaults filled in; None when it is no mapping or a required key is missing or broken."""
+        """The values of `keys`, defaults filled in; BROKEN for a required one that is missing or wrong; None for no mapping."""
         raw = self.plain(raw, at)
         if raw is BROKEN:
             return None
@@ -263,7 +263,6 @@ class Reader:
             self.refuse(at, f"got {kind(raw)}, a mapping with the keys {', '.join(keys)} is needed")
             return None
         values: dict[str, Any] = {}
-        complete = True
         for name, value in raw.items():
             key = keys.get(name) if isinstance(name, str) else None
             if key is None:
@@ -275,16 +274,13 @@ class Reader:
             parsed = self.value(key, value, child)
             if parsed is not BROKEN:
                 values[str(name)] = parsed
-            elif key.required:
-                complete = False
         for name, key in keys.items():
             if name in values:
                 continue
             if key.required and raw.get(name) is None:
                 self.refuse(at, f"required key {name} is missing", value=None)
-                complete = False
-            values[name] = self.default(key)
-        return values if complete else None
+            values[name] = BROKEN if key.required else self.default(key)
+        return values
 
     def default(self, key: Key) -> Plain:
         if key.type == "mapping" and key.keys is not None:
@@ -351,7 +347,7 @@ class Reader:
                 raise Invalid(f"no such preset; there are {', '.join(schema.SPAM_PRESETS)}", suggest(value, schema.SPAM_PRESETS))
             return dict(preset)
         scores = self.mapping(value, schema.SPAM_SCORES, at)
-        if scores is None:
+        if scores is None or BROKEN in scores.values():
             return BROKEN
         if not scores["greylist"] <= scores["junk"] <= scores["reject"]:
             self.refuse(at, "the scores must rise: greylist, junk, reject")

@@ -42,7 +42,8 @@ def check_variables(reader: Reader, variables: Mapping[str, Any], roles: Mapping
         spec = known.get(name, BROKEN)
         if spec is BROKEN:
             prefix = next(prefix for prefix in prefixes if name.startswith(prefix))
-            near = suggest(name, known)
+            rest = [other.removeprefix(prefix) for other in known if other.startswith(prefix)]
+            near = suggest(name.removeprefix(prefix), rest).replace("mean ", f"mean {prefix}")
             reader.refuse(
                 root.item(name),
                 "unknown variable",

@@ -1,0 +1,252 @@
+"""The rows that modules and templates read: what an inventory means."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.mailwright import directory
+from ansible.module_utils.mailwright.compile import compile_rows
+from ansible.module_utils.mailwright.model import DomainFile, check
+from ansible.module_utils.mailwright.reader import Reader
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+HASH = "'{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21lc2E$qqSCqQPLbO7RKU9qFwvGng7oRhGvLyCDXSi1xSyDwa4'"
+OAK = """
+    domain: oak.test
+    mailboxes:
+      - {name: alice, password_hash: HASH, aliases: [sales], spam: high}
+      - {name: bob, password_hash: HASH, protocols: {pop3: false, submission: false}, junk_filing: false}
+      - {name: robot, password: hunter2, send_only: true, password_update: on_create, aliases: [cron]}
+      - {name: reader, password_hash: HASH, receive_only: true, quota: unlimited}
+      - {name: gone, password_hash: HASH, enabled: false}
+    aliases:
+      - {name: team, to: [alice, bob, friend@good.test]}
+      - {name: office, to: [team, reader+x], send_as: true}
+      - {name: outside, to: [friend@good.test], send_as: true}
+    alias_patterns:
+      - {pattern: 'ticket-[0-9]+', to: [bob, alice]}
+    """
+ELM = """
+    domain: elm.test
+    catch_all: dave
+    spam: {greylist: 3, junk: 5, reject: 12}
+    dkim: false
+    mailboxes:
+      - {name: dave, password_hash: HASH}
+      - {name: erin, password_hash: HASH}
+    """
+BASE: dict[str, object] = {"mail_hostname": "mail.oak.test", "mail_postmaster": "alice@oak.test"}
+
+
+def compiled(*domains: str, **variables: object) -> dict[str, Any]:
+    reader = Reader()
+    files = [DomainFile(yaml.safe_load(textwrap.dedent(text).replace("HASH", HASH)), "") for text in domains]
+    model = check(reader, {**BASE, **variables}, files, in_clear=lambda _: False)
+    assert reader.report.problems == []
+    assert model is not None
+    return compile_rows(model)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, Any]:
+    return compiled(OAK, ELM)
+
+
+def table(rows: dict[str, Any], name: str) -> dict[str, str]:
+    return {row["key"]: row["value"] for row in rows["maps"][name]}
+
+
+def mailbox(rows: dict[str, Any], address: str) -> dict[str, Any]:
+    return next(row for row in rows["mailboxes"] if row["address"] == address)
+
+
+def aliases(rows: dict[str, Any]) -> dict[str, list[str]]:
+    return {row["address"]: row["to"] for row in rows["aliases"]}
+
+
+def test_the_rows_have_the_keys_that_the_architecture_names(rows: dict[str, Any]) -> None:
+    text = (Path(__file__).parents[2] / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.partition("holds plain JSON types")[2].partition("Lookup tables")[0]
+    assert {*re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE), "settings"} == set(rows)
+
+
+def test_the_rows_are_plain_json(rows: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_mailbox_row_is_complete(rows: dict[str, Any]) -> None:
+    assert mailbox(rows, "robot@oak.test") == {
+        "address": "robot@oak.test",
+        "password": "hunter2",
+        "password_hash": None,
+        "password_update": "on_create",
+        "quota_bytes": 5 * 2**30,
+        "denied_protocols": [],
+        "enabled": True,
+        "junk_filing": True,
+    }
+    assert mailbox(rows, "bob@oak.test")["junk_filing"] is False
+    assert mailbox(rows, "reader@oak.test")["quota_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "denied"),
+    [
+        ("alice@oak.test", []),
+        ("bob@oak.test", ["pop3", "smtp"]),
+        ("reader@oak.test", ["smtp"]),
+        ("gone@oak.test", ["imap", "pop3", "sieve", "smtp"]),
+    ],
+)
+def test_protocols_are_denied_by_switch_by_kind_and_with_the_mailbox(rows: dict[str, Any], address: str, denied: list[str]) -> None:
+    assert mailbox(rows, address)["denied_protocols"] == denied
+
+
+def test_mail_to_send_only_and_disabled_mailboxes_is_refused_under_all_their_names(rows: dict[str, Any]) -> None:
+    assert table(rows, "recipient_access") == {
+        "robot@oak.test": "REJECT 5.7.1 This mailbox receives no mail",
+        "cron@oak.test": "REJECT 5.7.1 This mailbox receives no mail",
+        "gone@oak.test": "550 5.2.1 Mailbox disabled",
+    }
+
+
+def test_a_sender_belongs_to_its_mailbox_and_declared_aliases_to_their_members(rows: dict[str, Any]) -> None:
+    senders = table(rows, "sender_logins")
+    assert senders["alice@oak.test"] == senders["sales@oak.test"] == "alice@oak.test"
+    assert senders["cron@oak.test"] == "robot@oak.test"
+    assert senders["office@oak.test"] == "alice@oak.test,bob@oak.test,reader@oak.test"
+    assert not {"team@oak.test", "outside@oak.test", "postmaster@oak.test", "@elm.test"} & set(senders)
+
+
+def test_own_domains_and_their_subdomains_are_refused_as_foreign_senders(rows: dict[str, Any]) -> None:
+    domains = table(rows, "own_domains")
+    assert set(domains) == {"oak.test", ".oak.test", "elm.test", ".elm.test"}
+    assert all(value.startswith("REJECT 5.7.1 ") for value in domains.values())
+
+
+def test_a_catch_all_leaves_mailboxes_and_aliases_alone(rows: dict[str, Any]) -> None:
+    found = aliases(rows)
+    assert found["@elm.test"] == ["dave@elm.test"]
+    assert found["dave@elm.test"] == ["dave@elm.test"]
+    assert found["erin@elm.test"] == ["erin@elm.test"]
+    assert found["abuse@elm.test"] == ["alice@oak.test"]
+    # No catch-all, no entries to themselves.
+    assert "alice@oak.test" not in found
+
+
+def test_a_pattern_matches_whole_addresses_of_its_domain_only(rows: dict[str, Any]) -> None:
+    (row,) = rows["alias_patterns"]
+    assert row["to"] == ["bob@oak.test", "alice@oak.test"]
+    assert re.search(row["pattern"], "ticket-12@oak.test")
+    for address in ("xticket-12@oak.test", "ticket-12x@oak.test", "ticket-12@oakxtest", "ticket-12@oak.test.evil.test"):
+        assert not re.search(row["pattern"], address)
+
+
+def test_spam_settings_are_those_that_differ_for_every_name_of_a_mailbox(rows: dict[str, Any]) -> None:
+    high = {"greylist": 3.0, "junk": 4.5, "reject": 10.0}
+    assert rows["spam_settings"] == [
+        {"recipient": "@elm.test", "greylist": 3.0, "junk": 5.0, "reject": 12.0},
+        {"recipient": "alice@oak.test", **high},
+        {"recipient": "sales@oak.test", **high},
+    ]
+
+
+def test_dkim_keys_are_wanted_for_each_domain_that_signs(rows: dict[str, Any]) -> None:
+    assert rows["dkim_keys"] == [
+        {"domain": "oak.test", "selector": "mw-rsa", "algorithm": "rsa", "bits": 2048, "private_key": None},
+        {"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None},
+    ]
+
+
+def test_transports_and_policies_are_written_as_postfix_reads_them() -> None:
+    rows = compiled(
+        OAK,
+        mail_transports=[
+            {"destination": "a.test", "next_hop": "[hub.test]", "port": 25},
+            {"destination": ".a.test", "next_hop": "hub.test", "transport": "relay"},
+            {"destination": "Who@b.test", "next_hop": "[2001:db8::1]", "transport": "lmtp", "port": 24},
+        ],
+        mail_tls_policies=[
+            {"destination": "a.test", "level": "secure", "match": [".a.test", "hub.test"]},
+            {"destination": "[hub.test]:25", "level": "dane-only"},
+            {"destination": "old.test", "level": "none", "allow_plaintext": True},
+        ],
+    )
+    assert table(rows, "transports") == {
+        "a.test": "smtp:[hub.test]:25",
+        ".a.test": "relay:hub.test",
+        "who@b.test": "lmtp:[2001:db8::1]:24",
+    }
+    assert table(rows, "tls_policies") == {
+        "a.test": "secure match=.a.test:hub.test",
+        "[hub.test]:25": "dane-only",
+        "old.test": "none",
+    }
+
+
+def test_the_certificate_is_for_all_names_of_the_host() -> None:
+    rows = compiled(OAK, mail_hostnames=["imap.oak.test", "Mail.oak.test", "smtp.oak.test"])
+    assert rows["certificate_names"] == ["mail.oak.test", "imap.oak.test", "smtp.oak.test"]
+
+
+def test_the_order_of_the_inventory_does_not_matter() -> None:
+    assert compiled(OAK, ELM) == compiled(ELM, OAK)
+
+
+def test_the_modules_take_the_rows_as_they_are(rows: dict[str, Any], tmp_path: Path) -> None:
+    live = directory.Directory(tmp_path)
+    for staged in (
+        directory.stage_domains(live, rows["domains"], check_mode=True),
+        directory.stage_aliases(live, rows["aliases"], check_mode=True),
+        directory.stage_maps(live, rows["maps"], rows["alias_patterns"], check_mode=True),
+    ):
+        assert staged
+
+
+LOCAL = st.text("abAB01.-_=+'ü ", min_size=1, max_size=6)
+NAME = st.text("abAB.-ü", max_size=8).map(lambda text: f"{text}.test")
+DOMAIN = st.fixed_dictionaries(
+    {"domain": NAME},
+    optional={
+        "catch_all": LOCAL,
+        "mailboxes": st.lists(
+            st.fixed_dictionaries({"name": LOCAL, "password_hash": st.just(HASH.strip("'"))}, optional={"aliases": st.lists(LOCAL)}),
+            max_size=3,
+        ),
+        "aliases": st.lists(
+            st.fixed_dictionaries({"name": LOCAL, "to": st.lists(LOCAL | st.builds("{}@{}".format, LOCAL, NAME), min_size=1, max_size=3)}),
+            max_size=3,
+        ),
+        "alias_patterns": st.lists(st.fixed_dictionaries({"pattern": st.text("ab.*[]|\\d", max_size=5), "to": st.just(["x@y.test"])})),
+    },
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(DOMAIN, max_size=3))
+def test_what_passes_the_checks_stays_one_entry_of_its_table(domains: list[dict[str, Any]]) -> None:
+    """`compile_rows` asserts it of every row; so do the readers of the modules."""
+    reader = Reader()
+    model = check(reader, {**BASE, "mail_postmaster": "x@y.test"}, [DomainFile(domain, "") for domain in domains])
+    if model is None:
+        return
+    rows = compile_rows(model)
+    addresses = [row["address"] for row in rows["mailboxes"]] + [row["address"] for row in rows["aliases"]]
+    assert all(address == address.lower() and not set(address) & set(" \t\n:#") for address in addresses)
+    assert len(set(addresses)) == len({row["address"] for row in rows["mailboxes"]} | {row["address"] for row in rows["aliases"]})
+
+
+def test_a_row_that_would_break_its_line_never_leaves() -> None:
+    reader = Reader()
+    model = check(reader, {**BASE, "mail_postmaster": "x@y.test"}, [DomainFile({"domain": "oak.test"}, "")])
+    assert model is not None
+    model.aliases["abuse@oak.test"].to.append("x@y.test\nroot@oak.test root")
+    with pytest.raises(AssertionError, match="would not stay one entry"):
+        compile_rows(model)

@@ -1,0 +1,467 @@
+"""The checked model: every problem of an inventory at once, each at its place."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+import yaml
+from ansible.module_utils.mailwright.model import DomainFile, Model, check
+from ansible.module_utils.mailwright.reader import Reader
+from ansible.module_utils.mailwright.schema import RFC_2142_NAMES
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+HASH = "'{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21lc2E$qqSCqQPLbO7RKU9qFwvGng7oRhGvLyCDXSi1xSyDwa4'"
+BASE = {"mail_hostname": "mail.oak.test", "mail_postmaster": "root@good.test"}
+
+
+def read(*domains: str, in_clear: bool = False, **variables: object) -> tuple[Model | None, list[str], list[str]]:
+    """Model, problems as `key.path: value: reason; cure`, warnings. HASH in a text becomes a hash."""
+    reader = Reader()
+    files = [DomainFile(yaml.safe_load(textwrap.dedent(text).replace("HASH", HASH)), "") for text in domains]
+    model = check(reader, {**BASE, **variables}, files, in_clear=lambda _: in_clear)
+    return model, [str(problem) for problem in reader.report.problems], reader.report.warnings
+
+
+def problems(*domains: str, **variables: object) -> str:
+    model, found, _ = read(*domains, **variables)
+    assert (model is None) == bool(found)
+    return "\n".join(found)
+
+
+def accepted(*domains: str, **variables: object) -> Model:
+    model, found, _ = read(*domains, **variables)
+    assert found == []
+    assert model is not None
+    return model
+
+
+ALICE = "domain: oak.test\nmailboxes: [{name: alice, password_hash: HASH}]\n"
+
+
+# -- structure
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "got nothing, a mapping with the keys domain,"),
+        ("[]", "got a list, a mapping"),
+        ("text", "text: got text, a mapping"),
+        ("mailboxes: []", "required key domain is missing"),
+        ("domain:", "required key domain is missing"),
+        ("domain: no", "domain: false: got a boolean, text is needed; put it in quotes"),
+        ("domain: 1e3", "domain: 1e3: a single label"),
+        ("domain: 1.5", "domain: 1.5: got a float, text is needed; put it in quotes"),
+        ("domain: 2026-01-01", "domain: 2026-01-01: got a date, text is needed; put it in quotes"),
+        ("domain: {a: b}", "domain: got a mapping, text is needed"),
+        ("domain: oak.test\nmailbox: []", "mailbox: unknown key; did you mean mailboxes?"),
+        ("domain: oak.test\nxyz: []", "xyz: unknown key; the keys are domain,"),
+        ("domain: oak.test\nno: []", "False: the key is a boolean, text is needed; put it in quotes"),
+        ("domain: oak.test\nmailboxes: {alice: x}", "mailboxes: got a mapping, a list is needed"),
+        ("domain: oak.test\nmailboxes: [alice]", "mailboxes[0]: alice: got text, a mapping with the keys name,"),
+        ("domain: oak.test\nmailboxes: [~]", "mailboxes[0]: got nothing, a mapping"),
+        ("domain: oak.test\nmailboxes: [{password_hash: HASH}]", "mailboxes[0]: required key name is missing"),
+        (
+            "domain: oak.test\nmailboxes: [{name: a, password_hash: HASH, qouta: 5G}]",
+            "mailboxes[0].qouta: unknown key; did you mean quota?",
+        ),
+        ("domain: oak.test\nmailboxes: [{name: a, password_hash: HASH, uid: 0}]", "mailboxes[0].uid: unknown key"),
+        ("domain: oak.test\nmailboxes: [{name: a, password_hash: HASH, home: /root}]", "mailboxes[0].home: unknown key"),
+        (
+            "domain: oak.test\nmailboxes: [{name: a, password_hash: HASH, protocols: {imp: false}}]",
+            "mailboxes[0].protocols.imp: unknown key; did you mean imap?",
+        ),
+        (
+            "domain: oak.test\nmailboxes: [{name: a, password_hash: HASH, enabled: 'no'}]",
+            "mailboxes[0].enabled: no: got text, true or false is needed; write it without quotes",
+        ),
+        ("domain: oak.test\naliases: [{name: a, to: b}]", "aliases[0].to: b: got text, a list is needed; write [b]"),
+        ("domain: oak.test\naliases: [{name: a, to: [~]}]", "aliases[0].to[0]: empty entry; remove it"),
+        ("domain: oak.test\naliases: [{name: a, to: []}]", "aliases[0].to: empty list of targets"),
+        ("domain: oak.test\naliases: [{name: a}]", "aliases[0]: required key to is missing"),
+    ],
+)
+def test_a_wrong_structure_is_named_with_its_path(text: str, problem: str) -> None:
+    assert problem in problems(text)
+
+
+def test_yaml_that_refers_to_itself_ends_in_a_problem() -> None:
+    assert "mailboxes[0]: got a list" in problems("domain: oak.test\nmailboxes: &a [*a]")
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    text = """
+        domain: oak.test
+        mailboxes:
+          - {name: a b, password_hash: HASH}
+          - {name: b, password_hash: HASH, quota: 5g}
+        aliases:
+          - {name: c, to: [nobody]}
+        """
+    assert len(problems(text, "domain: localhost", mail_hostname="x", mail_queue_lifetime="5").splitlines()) == 6
+
+
+def test_required_variables_are_asked_for() -> None:
+    reader = Reader()
+    assert check(reader, {}, where="host mx1") is None
+    assert [str(problem) for problem in reader.report.problems] == [
+        "host mx1: mail_hostname: required variable is missing; set mail_hostname for this host or its group",
+        "host mx1: mail_postmaster: required variable is missing; set mail_postmaster for this host or its group",
+    ]
+
+
+@pytest.mark.parametrize("value", [[], ["x"], {"a": "b"}, 5, True, "x", None])
+@pytest.mark.parametrize("place", ["mailboxes", "aliases", "quota", "dkim", "spam", "catch_all", "domain", "alias_patterns"])
+def test_no_type_anywhere_is_more_than_a_problem(place: str, value: object) -> None:
+    check(Reader(), BASE, [DomainFile({"domain": "oak.test", place: value}, "")])
+
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["domain", "mailboxes", "name", "password", "aliases", "to", "quota", "spam", "dkim", "selector", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(PLAIN, st.dictionaries(st.sampled_from(["mail_spam", "mail_transports", "mail_dkim_keys", "mail_domains", "mail_networks"]), PLAIN))
+def test_whatever_yaml_holds_is_checked_without_an_exception(content: object, variables: dict[str, object]) -> None:
+    reader = Reader()
+    model = check(reader, {**BASE, **variables}, [DomainFile(content, "")])
+    assert (model is None) == bool(reader.report.problems)
+
+
+# -- domains
+
+
+def test_a_domain_is_folded_and_shown_in_both_forms() -> None:
+    assert list(accepted("domain: Bücher.TEST").domains) == ["xn--bcher-kva.test"]
+    assert "domain: BÜCHER.test (xn--bcher-kva.test): duplicate of" in problems("domain: bücher.test", "domain: BÜCHER.test")
+    assert "duplicate of" in problems("domain: bücher.test", "domain: xn--bcher-kva.test")
+
+
+def test_the_host_name_is_no_mail_domain() -> None:
+    assert "domain: mail.oak.test: this is mail_hostname" in problems("domain: mail.oak.test")
+
+
+def test_domains_come_from_files_and_from_the_variable() -> None:
+    model = accepted("domain: oak.test", mail_domains=[{"domain": "elm.test"}])
+    assert list(model.domains) == ["elm.test", "oak.test"]
+    assert "domain: oak.test: duplicate of mail_domains[0].domain" in problems("domain: oak.test", mail_domains=[{"domain": "oak.test"}])
+
+
+def test_a_path_in_the_variable_names_the_entry() -> None:
+    assert "mail_domains[1].mailboxes[0].name: a b: space not allowed" in problems(
+        mail_domains=[{"domain": "elm.test"}, {"domain": "oak.test", "mailboxes": [{"name": "a b", "password": "x"}]}]
+    )
+
+
+# -- mailboxes
+
+
+@pytest.mark.parametrize(
+    ("mailboxes", "problem"),
+    [
+        (
+            "[{name: a, password_hash: HASH}, {name: A, password_hash: HASH}]",
+            "mailboxes[1].name: A: duplicate mailbox, a@oak.test is also at",
+        ),
+        ("[{name: a, password_hash: HASH, aliases: [a]}]", "mailboxes[0].aliases[0]: a: mailbox and alias have the same address"),
+        ("[{name: a, password_hash: HASH, aliases: [b, b]}]", "mailboxes[0].aliases[1]: b: duplicate alias"),
+        ("[{name: a, password_hash: HASH, aliases: [b]}, {name: b, password_hash: HASH}]", "mailboxes[1].name: b: mailbox and alias have"),
+        ("[{name: a+b, password_hash: HASH}]", "mailboxes[0].name: a+b: holds the recipient delimiter '+'"),
+        ("[{name: a@oak.test, password_hash: HASH}]", "character '@' not allowed"),
+        ("[{name: 12, password_hash: HASH}]", "mailboxes[0].name: 12: got an integer"),
+        ("[{name: a}]", "mailboxes[0]: required key password or password_hash is missing; give one of them"),
+        ("[{name: a, password: x, password_hash: HASH}]", "mailboxes[0]: both password and password_hash; remove one"),
+        ("[{name: a, password: ''}]", "mailboxes[0].password: ***: empty"),
+        ("[{name: a, password: 12345}]", "mailboxes[0].password: ***: got an integer, text is needed; put it in quotes"),
+        ("[{name: a, password: [hunter2]}]", "mailboxes[0].password: ***: got a list, text is needed"),
+        ("[{name: a, password_hash: hunter2}]", "mailboxes[0].password_hash: ***: scheme missing"),
+        ("[{name: a, password_hash: '{PLAIN}hunter2'}]", "mailboxes[0].password_hash: ***: scheme PLAIN is too weak"),
+        ("[{name: a, password_hash: HASH, send_only: true, receive_only: true}]", "mailboxes[0]: both send_only and receive_only"),
+        ("[{name: a, password_hash: HASH, password_update: never}]", "mailboxes[0].password_update: never: not one of always, on_create"),
+    ],
+)
+def test_a_wrong_mailbox_is_named(mailboxes: str, problem: str) -> None:
+    found = problems(f"domain: oak.test\nmailboxes: {mailboxes}")
+    assert problem in found
+    assert "hunter2" not in found
+
+
+@pytest.mark.parametrize(("quota", "octets"), [("5G", 5 * 2**30), ("1K", 1024), ("1M", 2**20), ("2T", 2**41), ("unlimited", 0)])
+def test_a_quota_is_counted_in_binary_units(quota: str, octets: int) -> None:
+    model = accepted(f"domain: oak.test\nmailboxes: [{{name: a, password_hash: HASH, quota: {quota}}}]")
+    assert model.mailboxes["a@oak.test"].quota == octets
+
+
+@pytest.mark.parametrize("quota", ["5g", "-1", "5GB", "1e9", "0", "10E", "1.5G", "5 G", "99999999T", "''", "true", "[1]", "5", "٣G"])
+def test_a_quota_without_a_known_unit_is_refused(quota: str) -> None:
+    assert "mailboxes[0].quota" in problems(f"domain: oak.test\nmailboxes: [{{name: a, password_hash: HASH, quota: {quota}}}]")
+
+
+def test_a_quota_falls_back_to_the_domain_and_then_to_the_default() -> None:
+    mailboxes = "mailboxes: [{name: a, password_hash: HASH}]"
+    assert accepted(f"domain: oak.test\n{mailboxes}").mailboxes["a@oak.test"].quota == 5 * 2**30
+    assert accepted(f"domain: oak.test\n{mailboxes}", mail_default_quota="1G").mailboxes["a@oak.test"].quota == 2**30
+    assert accepted(f"domain: oak.test\nquota: 3M\n{mailboxes}").mailboxes["a@oak.test"].quota == 3 * 2**20
+
+
+def test_a_password_in_clear_needs_a_vault_or_the_flag() -> None:
+    text = "domain: oak.test\nmailboxes: [{name: a, password: hunter2}]"
+    assert problems(text, in_clear=False) == ""
+    assert problems(text, in_clear=True).startswith("mailboxes[0].password: ***: password in clear in an unencrypted file; encrypt it")
+    assert problems(text, in_clear=True, mail_allow_plaintext_passwords=True) == ""
+
+
+def test_allowed_weak_hashes_are_listed() -> None:
+    weak = "'{SHA512-CRYPT}$6$salt$" + "x" * 86 + "'"
+    _, found, warnings = read(f"domain: oak.test\nmailboxes: [{{name: a, password_hash: {weak}, allow_weak_hash: true}}]")
+    assert found == []
+    assert warnings == ["1 mailboxes have weak password hashes (allow_weak_hash): a@oak.test"]
+
+
+# -- aliases
+
+
+@pytest.mark.parametrize(
+    ("aliases", "problem"),
+    [
+        ("[{name: a, to: [a]}]", "aliases[0].to: a@oak.test: a@oak.test is an alias of itself and no mailbox receives its mail"),
+        ("[{name: a, to: [b]}, {name: b, to: [a]}]", "alias loop a@oak.test → b@oak.test → a@oak.test"),
+        ("[{name: a, to: [b]}, {name: b, to: [c]}, {name: c, to: [a]}]", "loop a@oak.test → b@oak.test → c@oak.test → a@oak.test"),
+        ("[{name: a, to: [b+x]}, {name: b, to: [a+y]}]", "alias loop a@oak.test → b@oak.test → a@oak.test"),
+        ("[{name: a, to: [a+tag]}]", "a@oak.test is an alias of itself"),
+        ("[{name: a, to: [elsewhere@elm.test]}]", "alias loop a@oak.test → @elm.test → a@oak.test"),
+        ("[{name: a, to: [alcie]}]", "aliases[0].to: alcie@oak.test: no mailbox or alias alcie@oak.test; did you mean alice@oak.test?"),
+        ("[{name: alice, to: [x@good.test]}]", "aliases[0].name: alice: mailbox and alias have the same address"),
+        ("[{name: a, to: [alice]}, {name: A, to: [alice]}]", "aliases[1].name: A: duplicate alias, a@oak.test is also at"),
+        ("[{name: a+x, to: [alice]}]", "aliases[0].name: a+x: holds the recipient delimiter"),
+        ("[{name: a@elm.test, to: [alice]}]", "aliases[0].name: a@elm.test: character '@' not allowed"),
+        ("[{name: '.*', to: [alice]}]", "aliases[0].name: .*:"),
+        ("[{name: '@oak.test', to: [alice]}]", "aliases[0].name: @oak.test:"),
+        ("[{name: a, to: ['|/bin/sh']}]", "aliases[0].to[0]: |/bin/sh: commands, files and included lists are not supported"),
+        ("[{name: a, to: ['/dev/null']}]", "aliases[0].to[0]: /dev/null: commands, files"),
+        ("[{name: a, to: [':include:/etc/passwd']}]", "commands, files"),
+        ("[{name: a, to: [a b@good.test]}]", "aliases[0].to[0]: a b@good.test: space not allowed"),
+        ("[{name: a, to: ['${x}@good.test']}]", "character '$' not allowed"),
+        ("[{name: a, to: [robot]}]", "aliases[0].to: robot@oak.test: robot@oak.test is send_only and receives nothing"),
+    ],
+)
+def test_a_wrong_alias_is_named(aliases: str, problem: str) -> None:
+    oak = f"""
+domain: oak.test
+mailboxes: [{{name: alice, password_hash: HASH}}, {{name: robot, password_hash: HASH, send_only: true}}]
+aliases: {aliases}
+"""
+    elm = "domain: elm.test\ncatch_all: " + ("a@oak.test" if "elsewhere" in aliases else "x@good.test")
+    assert problem in problems(oak, elm)
+
+
+def test_a_loop_is_reported_once() -> None:
+    assert len(problems("domain: oak.test\naliases: [{name: a, to: [b]}, {name: b, to: [a]}, {name: c, to: [a, b]}]").splitlines()) == 1
+
+
+def test_targets_reach_other_domains_tags_nested_aliases_and_patterns() -> None:
+    model = accepted(
+        ALICE + "aliases: [{name: a, to: [alice+tag, b, bob@Elm.TEST, ticket-1, X@Good.test, alice+tag]}, {name: B, to: [Alice]}]\n"
+        "alias_patterns: [{pattern: 'ticket-[0-9]+', to: [alice]}]",
+        "domain: elm.test\nmailboxes: [{name: bob, password_hash: HASH}]",
+    )
+    assert model.aliases["a@oak.test"].to == [
+        "alice+tag@oak.test",
+        "b@oak.test",
+        "bob@elm.test",
+        "ticket-1@oak.test",
+        "X@good.test",
+    ]
+    assert model.aliases["b@oak.test"].to == ["alice@oak.test"]
+
+
+def test_the_expansion_limit_is_counted_as_postfix_counts() -> None:
+    """Every branch counts, one that two aliases share twice; the limit itself is allowed."""
+    members = ", ".join(f"m{number}@good.test" for number in range(5))
+    text = f"domain: oak.test\naliases: [{{name: a, to: [{members}]}}, {{name: b, to: [a, x@good.test]}}, {{name: c, to: [a, b]}}]"
+    assert problems(text, mail_alias_expansion_limit=11) == ""
+    assert problems(text, mail_alias_expansion_limit=10) == (
+        "aliases[2].to: c@oak.test becomes 11 addresses, the limit is 10; use fewer members or raise mail_alias_expansion_limit"
+    )
+
+
+@pytest.mark.parametrize("length", [100, 101, 5000])
+def test_a_chain_has_a_limit(length: int) -> None:
+    aliases = [{"name": f"a{number}", "to": [f"a{number + 1}"]} for number in range(length - 1)]
+    aliases.append({"name": f"a{length - 1}", "to": ["x@good.test"]})
+    reader = Reader()
+    check(reader, BASE, [DomainFile({"domain": "oak.test", "aliases": aliases}, "")])
+    found = [problem.reason for problem in reader.report.problems]
+    assert len(found) == max(0, length - 100)
+    if found:
+        assert f"a chain of {length} aliases, the limit is 100" in found
+
+
+def test_a_catch_all_must_exist() -> None:
+    assert "catch_all: nobody@oak.test: no mailbox or alias nobody@oak.test" in problems("domain: oak.test\ncatch_all: nobody")
+    assert accepted(ALICE + "catch_all: alice").aliases["@oak.test"].to == ["alice@oak.test"]
+
+
+def test_catch_alls_that_pass_mail_round_are_a_loop() -> None:
+    assert "alias loop @oak.test → @elm.test → @oak.test" in problems(
+        "domain: oak.test\ncatch_all: x@elm.test", "domain: elm.test\ncatch_all: y@oak.test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "problem"),
+    [
+        (".*", "matches alice@oak.test, which is declared"),
+        ("al.ce", "matches alice@oak.test, which is declared"),
+        ("alice.+", "matches alice@oak.test, which is declared"),
+        ("post.*", "matches postmaster@oak.test, which is declared"),
+        ("^x", "not allowed in a pattern"),
+    ],
+)
+def test_a_pattern_leaves_declared_names_alone(pattern: str, problem: str) -> None:
+    assert problem in problems(f"{ALICE}alias_patterns: [{{pattern: '{pattern}', to: [alice]}}]")
+
+
+def test_a_misspelt_foreign_domain_is_asked_about() -> None:
+    _, found, warnings = read("domain: example.test\naliases: [{name: a, to: [bob@exmaple.test]}]")
+    assert found == []
+    assert warnings == ["aliases[0].to: bob@exmaple.test: not a domain of this inventory; did you mean example.test?"]
+
+
+# -- RFC 2142
+
+
+def test_every_domain_has_the_names_of_rfc_2142() -> None:
+    model = accepted(ALICE + "aliases: [{name: abuse, to: [alice]}]", "domain: elm.test", mail_postmaster="alice@oak.test")
+    for domain in ("oak.test", "elm.test"):
+        for name in RFC_2142_NAMES:
+            assert model.aliases[f"{name}@{domain}"].to == ["alice@oak.test"]
+
+
+def test_the_postmaster_must_exist_and_receive() -> None:
+    assert problems("domain: oak.test", mail_postmaster="postmaster@oak.test") == (
+        "mail_postmaster: postmaster@oak.test: no mailbox or alias postmaster@oak.test; declare it, or remove it here"
+    )
+    robot = "domain: oak.test\nmailboxes: [{name: robot, password_hash: HASH, send_only: true}]"
+    assert "mail_postmaster: robot@oak.test: robot@oak.test is send_only" in problems(robot, mail_postmaster="robot@oak.test")
+    assert "alias loop" in problems("domain: oak.test\naliases: [{name: abuse, to: [webmaster]}]", mail_postmaster="abuse@oak.test")
+
+
+# -- shared variables
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "problem"),
+    [
+        ("mail_hostname", "mail", "mail_hostname: mail: a single label"),
+        ("mail_hostnames", ["a b"], "mail_hostnames[0]: a b: space not allowed"),
+        ("mail_postmaster", "root", "mail_postmaster: root: no '@'"),
+        ("mail_domains", {}, "mail_domains: got a mapping, a list is needed"),
+        ("mail_default_quota", "5GB", "mail_default_quota: 5GB: not a size"),
+        ("mail_message_size_limit", "unlimited", "mail_message_size_limit: unlimited: not a size"),
+        ("mail_recipient_delimiter", "+-", "mail_recipient_delimiter: +-: not one of"),
+        ("mail_queue_lifetime", "5", "mail_queue_lifetime: 5: not a time"),
+        ("mail_queue_lifetime", 5, "mail_queue_lifetime: 5: not a time"),
+        ("mail_bounce_lifetime", "6d", "mail_bounce_lifetime: longer than mail_queue_lifetime"),
+        (
+            "mail_tls_profile",
+            "intermdiate",
+            "mail_tls_profile: intermdiate: not one of modern, intermediate, old; did you mean intermediate?",
+        ),
+        ("mail_spam", "hihg", "mail_spam: hihg: no such preset; there are low, medium, high; did you mean high?"),
+        ("mail_spam", {"greylist": 4, "junk": 3, "reject": 15}, "mail_spam: the scores must rise"),
+        ("mail_spam", {"greylist": 4, "junk": 6}, "mail_spam: required key reject is missing"),
+        ("mail_spam", {"greylist": "4", "junk": 6, "reject": 9}, "mail_spam.greylist: 4: got text, a number is needed"),
+        ("mail_dkim_keys", [{"selector": "A"}], "mail_dkim_keys[0].selector: A: not one DNS label"),
+        ("mail_dkim_keys", [{"selector": "a.b/.."}], "mail_dkim_keys[0].selector: a.b/..: not one DNS label"),
+        ("mail_dkim_keys", [{"selector": "a"}, {"selector": "a"}], "mail_dkim_keys[1].selector: a: duplicate of"),
+        ("mail_dkim_keys", [{"selector": "a", "bits": 1024}], "mail_dkim_keys[0].bits: 1024: not between 2048 and 4096"),
+        ("mail_dkim_keys", [{"selector": "a", "bits": 8192}], "mail_dkim_keys[0].bits: 8192: not between 2048 and 4096"),
+        ("mail_dkim_keys", [{"selector": "a", "algorithm": "ed25519", "bits": 256}], "mail_dkim_keys[0].bits: 256: an Ed25519 key has"),
+        ("mail_dkim_keys", [{"selector": "a", "algorithm": "dsa"}], "mail_dkim_keys[0].algorithm: dsa: not one of rsa, ed25519"),
+        ("mail_dkim_keys", [{"selector": "a", "private_key": "hunter2"}], "mail_dkim_keys[0].private_key: ***: not PEM"),
+        (
+            "mail_transports",
+            [{"destination": "a.test", "next_hop": "[b.test]", "port": 99999}],
+            "mail_transports[0].port: 99999: not a port",
+        ),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "[b.test]", "port": 0}], "mail_transports[0].port: 0: not a port"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "[b.test]", "port": "abc"}], "port: abc: got text, a whole number"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "[b.test"}], "mail_transports[0].next_hop: [b.test: '[' without ']'"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "$(id)"}], "character '$' not allowed"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "b.test", "transport": "pipe"}], "transport: pipe: not one of smtp,"),
+        ("mail_transports", [{"destination": "*", "next_hop": "b.test"}], "mail_transports[0].destination: *: '*' would route"),
+        ("mail_transports", [{"destination": "oak.test", "next_hop": "b.test"}], "destination: oak.test: a domain of our own"),
+        ("mail_transports", [{"destination": "a@oak.test", "next_hop": "b.test"}], "destination: a@oak.test: a domain of our own"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "[mail.oak.test]"}], "this host itself: mail would loop"),
+        (
+            "mail_transports",
+            [{"destination": "a.test", "next_hop": "b.test"}, {"destination": "A.test", "next_hop": "c.test"}],
+            "mail_transports[1].destination: a.test: duplicate of",
+        ),
+        ("mail_tls_policies", [{"destination": "a.test", "level": "verfiy"}], "level: verfiy: not one of none,"),
+        ("mail_tls_policies", [{"destination": "a.test", "level": "none"}], "mail_tls_policies[0].level: none: mail would go in clear"),
+        ("mail_tls_policies", [{"destination": "a.test", "level": "may", "match": ["b.test"]}], "the level may has no match"),
+        ("mail_tls_policies", [{"destination": "a.test", "level": "secure", "match": ["b.test\nx"]}], "match[0]: b.test\\u000ax: control"),
+        ("mail_tls_policies", [{"destination": "[a.test]:0", "level": "secure"}], "not a port"),
+        ("mail_networks", ["0.0.0.0/0"], "mail_networks[0]: 0.0.0.0/0: would make an open relay"),
+        ("mail_alias_expansion_limit", 0, "mail_alias_expansion_limit: 0: not between 1 and 1000"),
+        ("mail_hide_secrets", "yes", "mail_hide_secrets: yes: got text, true or false is needed"),
+    ],
+)
+def test_a_wrong_shared_variable_is_named(variable: str, value: object, problem: str) -> None:
+    found = problems("domain: oak.test", **{variable: value})
+    assert problem in found.replace('"', "").replace("\\n", "\\u000a")
+    assert "hunter2" not in found
+
+
+def test_settings_are_normalised() -> None:
+    settings = accepted(
+        "domain: oak.test",
+        mail_hostname="Mail.OAK.test",
+        mail_hostnames=["Web.bücher.test"],
+        mail_message_size_limit="20M",
+        mail_queue_lifetime="1d 12h",
+        mail_networks=["2001:DB8::/64"],
+        mail_spam={"greylist": 1, "junk": 2, "reject": 3},
+        mail_tls_policies=[{"destination": "[A.test]:587", "level": "secure", "match": ["b.test", ".c.test"]}],
+    ).settings
+    assert settings["hostname"] == "mail.oak.test"
+    assert settings["hostnames"] == ["web.xn--bcher-kva.test"]
+    assert settings["message_size_limit"] == 20 * 2**20
+    assert settings["queue_lifetime"] == 129600
+    assert settings["bounce_lifetime"] == 86400
+    assert settings["networks"] == ["2001:db8::/64"]
+    assert settings["spam"] == {"greylist": 1.0, "junk": 2.0, "reject": 3.0}
+    assert settings["tls_policies"] == [{"destination": "[a.test]:587", "level": "secure", "match": ["b.test", ".c.test"]}]
+    assert settings["recipient_delimiter"] == "+"
+
+
+def test_without_a_delimiter_a_plus_is_part_of_the_name() -> None:
+    model = accepted("domain: oak.test\nmailboxes: [{name: a+b, password_hash: HASH}]", mail_recipient_delimiter="")
+    assert list(model.mailboxes) == ["a+b@oak.test"]
+
+
+def test_a_domain_has_the_common_keys_its_own_or_none() -> None:
+    model = accepted("domain: oak.test", "domain: elm.test\ndkim: false", "domain: ash.test\ndkim: [{selector: mine, algorithm: ed25519}]")
+    assert [key["selector"] for key in model.domains["oak.test"].dkim_keys] == ["mw-rsa", "mw-ed25519"]
+    assert model.domains["elm.test"].dkim_keys == []
+    assert model.domains["ash.test"].dkim_keys == [{"selector": "mine", "algorithm": "ed25519", "bits": None, "private_key": None}]
+
+
+def test_a_target_that_looks_like_a_misspelt_name_is_asked_about_where_the_catch_all_hides_it() -> None:
+    _, found, warnings = read(ALICE + "catch_all: alice\naliases: [{name: a, to: [alcie]}]")
+    assert found == []
+    assert warnings == ["aliases[0].to: alcie@oak.test: reaches the catch-all only; did you mean alice@oak.test?"]

@@ -1,0 +1,519 @@
+"""The preflight as it is run: ansible-playbook on inventories of files, with vaults, references, many hosts and bad files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ansible.template
+import pytest
+from ansible.module_utils.mailwright.compile import compile_rows
+from ansible.module_utils.mailwright.inventory import Inventory, load_roles, without_garbage_collection
+from ansible.module_utils.mailwright.model import check
+from ansible.module_utils.mailwright.reader import Reader
+from ansible.module_utils.mailwright.schema import SHARED
+from ansible.module_utils.mailwright.variables import check_variables
+from ansible.parsing.dataloader import DataLoader
+
+PROJECT = Path(__file__).resolve().parents[2]
+HASH = "'{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21lc2E$qqSCqQPLbO7RKU9qFwvGng7oRhGvLyCDXSi1xSyDwa4'"
+MAIL = """
+    mail_hostname: mail.oak.test
+    mail_postmaster: alice@oak.test
+    """
+OAK = """
+    domain: oak.test
+    mailboxes:
+      - name: alice
+        password_hash: HASH
+    """
+# Nothing listens there: a run that contacts a host fails or hangs.
+HOSTS = "mail:\n  hosts:\n    mx1: {ansible_host: 192.0.2.1}\n"
+
+
+class Site:
+    """An inventory directory, and validate.yml run on it."""
+
+    def __init__(self, path: Path, *, empty: bool = False) -> None:
+        self.path = path
+        if not empty:
+            self.write("hosts.yml", HOSTS)
+            self.write("group_vars/mail/mail.yml", MAIL)
+            self.write("domains/oak.test.yml", OAK)
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(text, str):
+            text = textwrap.dedent(text).lstrip("\n").replace("HASH", HASH).encode()
+        path.write_bytes(text)
+        return path
+
+    def run(self, *arguments: str, playbook: str | Path = "playbooks/validate.yml", **environment: str) -> Result:
+        command = [str(Path(sys.executable).with_name("ansible-playbook")), str(playbook), "-i", str(self.path), *arguments]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            env={**clean, "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Result(done, self.path)
+
+
+class Result:
+    """Exit status and output; `problems` are the lines with FILE:LINE, the file relative to the inventory."""
+
+    def __init__(self, done: subprocess.CompletedProcess[str], path: Path) -> None:
+        self.status = done.returncode
+        self.output = done.stdout + done.stderr
+        lines = re.findall(r"^\[ERROR\]: (.*)$", self.output, re.MULTILINE)
+        self.problems = [line.replace(f"{path}/", "") for line in lines if not line.startswith("Task failed")]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "inventory")
+
+
+# -- a good inventory
+
+
+def test_a_good_inventory_passes_without_contacting_a_host(site: Site) -> None:
+    result = site.run()
+    assert result.status == 0, result.output
+    assert result.problems == []
+
+
+def test_secrets_of_a_good_inventory_are_not_shown(site: Site) -> None:
+    site.write("group_vars/mail/more.yml", "mail_allow_plaintext_passwords: true")
+    site.write("domains/elm.test.yml", "domain: elm.test\nmailboxes: [{name: bob, password: hunter2}]")
+    result = site.run("-vvv", "--diff")
+    assert result.status == 0, result.output
+    assert "hunter2" not in result.output
+    assert "argon2id" not in result.output
+
+
+def test_the_rows_are_plain_data_for_whoever_comes_next(site: Site, tmp_path: Path) -> None:
+    site.write("group_vars/all.yml", 'quota: 2G\nmail_hostnames: ["imap.{{ domain_of_all }}"]\ndomain_of_all: oak.test\n')
+    site.write("domains/elm.test.yml", 'domain: elm.test\nquota: "{{ quota }}"\nmailboxes: [{name: bob, password_hash: HASH}]')
+    play = site.write(
+        "../show.yml",
+        f"""
+        - hosts: mail
+          gather_facts: false
+          tasks:
+            - mail_preflight:
+              register: mail
+            - ansible.builtin.copy:
+                content: "{{{{ mail | to_json }}}}"
+                dest: {tmp_path}/rows.json
+                mode: "0600"
+              delegate_to: localhost
+              vars: {{ansible_connection: local, ansible_python_interpreter: {sys.executable}}}
+        """,
+    )
+    result = site.run(playbook=play)
+    assert result.status == 0, result.output
+    rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
+    assert rows["certificate_names"] == ["mail.oak.test", "imap.oak.test"]
+    assert [row["quota_bytes"] for row in rows["mailboxes"]] == [5 * 2**30, 2 * 2**30]
+    assert rows["changed"] is False
+
+
+def test_the_example_inventory_passes_without_a_vault_password(tmp_path: Path) -> None:
+    shutil.copytree(PROJECT / "inventories/example", tmp_path / "inventory")
+    result = Site(tmp_path / "inventory", empty=True).run()
+    assert result.status == 0, result.output
+
+
+def test_the_mail_data_of_the_lab_passes(site: Site) -> None:
+    """Without the variables that name files which only a running lab has."""
+    shutil.rmtree(site.path / "domains")
+    shutil.copytree(PROJECT / "inventories/lab/domains", site.path / "domains")
+    shutil.copytree(PROJECT / "inventories/lab/group_vars/mail", site.path / "group_vars/mail", dirs_exist_ok=True)
+    result = site.run()
+    assert result.status == 0, result.output
+
+
+# -- places
+
+
+def test_every_problem_of_every_file_and_host_comes_at_once_with_its_line(site: Site) -> None:
+    site.write(
+        "hosts.yml",
+        """
+        mail:
+          hosts:
+            mx1: {mail_hostname: a b}
+            mx2: {}
+            mx3: {mail_hostname: mx3}
+        """,
+    )
+    site.write(
+        "domains/elm.test.yml",
+        """
+        # a comment
+        domain: elm.test
+        mailboxes:
+          - name: bob
+            password_hash: HASH
+            enabled: maybe
+
+          - name: carol
+            quota: 5g
+            password_hash: HASH
+            pop3: no
+        """,
+    )
+    result = site.run()
+    assert result.status == 2
+    assert result.problems == [
+        "domains/elm.test.yml:6: mailboxes[0].enabled: maybe: got text, true or false is needed; write it without quotes",
+        "domains/elm.test.yml:9: mailboxes[1].quota: 5g: not a size: a whole number and one of the units K, M, G, T is needed; write 5G",
+        "domains/elm.test.yml:11: mailboxes[1].pop3: unknown key; the keys are name, password, password_hash, password_update,"
+        " allow_weak_hash, quota, enabled, protocols, send_only, receive_only, aliases, spam, junk_filing, description",
+        "hosts.yml:3: mail_hostname: a b: space not allowed",
+        "hosts.yml:5: mail_hostname: mx3: a single label; a dot is needed; write the full name, such as example.org",
+    ]
+
+
+def test_a_duplicate_names_the_other_line(site: Site) -> None:
+    site.write("domains/elm.test.yml", "domain: Oak.test")
+    result = site.run()
+    assert result.problems == ["domains/oak.test.yml:1: domain: oak.test: duplicate of domains/elm.test.yml:1"]
+
+
+# -- references and vaults
+
+
+def test_references_are_resolved_and_their_own_line_is_named(site: Site) -> None:
+    site.write("group_vars/all.yml", "limit: 5g\nlimits: {bob: 6g}\nboxes: [{name: erin, password_hash: HASH, quota: 7g}]\n")
+    site.write(
+        "domains/elm.test.yml",
+        """
+        domain: elm.test
+        quota: "{{ limit }}"
+        mailboxes:
+          - name: bob
+            quota: "{{ limits['bob'] }}"
+            password_hash: "{{ missing }}"
+          - "{{ boxes[0] }}"
+        catch_all: "{{ limits.nobody }}"
+        aliases:
+          - name: a
+            to: ["{{ 'x' }}@good.test", "{{ broken }"]
+        """,
+    )
+    result = site.run()
+    assert [line.split(": ", 1)[0] for line in result.problems] == [
+        *(f"domains/elm.test.yml:{line}" for line in (2, 5, 6, 8, 11)),
+        "group_vars/all.yml:3",
+    ]
+    text = "\n".join(result.problems)
+    assert "elm.test.yml:2: quota: 5g: not a size" in text
+    assert "mailboxes[0].quota: 6g: not a size" in text
+    assert "mailboxes[0].password_hash: ***: 'missing' is undefined; define it, or correct its name" in text
+    assert "all.yml:3: mailboxes[1].quota: 7g: not a size" in text
+    assert "catch_all: {{ limits.nobody }}:" in text and "has no attribute 'nobody'" in text
+    assert "aliases[0].to[1]: {{ broken }: Syntax error in template" in text
+
+
+def test_nothing_is_evaluated_that_is_data(site: Site, tmp_path: Path) -> None:
+    """Names are never evaluated, nor what is marked `!unsafe`, nor the result of an evaluation."""
+    touched = tmp_path / "touched"
+    bomb = "{{ lookup('pipe', 'touch " + str(touched) + "') }}"
+    site.write("group_vars/all.yml", f'inner: !unsafe "{bomb}"\n')
+    site.write(
+        "domains/elm.test.yml",
+        f"""
+        domain: "{bomb}"
+        """,
+    )
+    site.write(
+        "domains/fir.test.yml",
+        f"""
+        domain: fir.test
+        quota: "{{{{ inner }}}}"
+        catch_all: !unsafe "{bomb}"
+        mailboxes:
+          - name: "{bomb}"
+            password_hash: !unsafe "{bomb}"
+        """,
+    )
+    result = site.run()
+    assert result.status == 2
+    assert not touched.exists()
+    assert f"domains/elm.test.yml:1: domain: {bomb[:50]}" in result.problems[0]
+    assert len(result.problems) == 5
+
+
+def vault(text: str, tmp_path: Path) -> str:
+    key = tmp_path / "key"
+    key.write_text("the vault's password\n", encoding="utf-8")
+    source = tmp_path / "plain"
+    source.write_text(text, encoding="utf-8")
+    command = [
+        str(Path(sys.executable).with_name("ansible-vault")),
+        "encrypt",
+        "--vault-password-file",
+        str(key),
+        "--output",
+        "-",
+        str(source),
+    ]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture
+def vaulted(site: Site, tmp_path: Path) -> Site:
+    """Passwords in all three ways: inline, by reference to an encrypted value, by reference to an encrypted file."""
+    inline = textwrap.indent(vault("hunter2", tmp_path), " " * 10)
+    site.write("group_vars/mail/inline.yml", "by_value: !vault |\n" + inline)
+    site.write(
+        "domains/elm.test.yml",
+        "domain: elm.test\nmailboxes:\n"
+        "  - name: bob\n    password: !vault |\n" + inline + "\n"
+        '  - name: carol\n    password: "{{ by_value }}"\n',
+    )
+    return site
+
+
+def test_vaulted_passwords_are_clear_text_that_is_allowed(vaulted: Site, tmp_path: Path) -> None:
+    vaulted.write("group_vars/mail/vault.yml", vault("in_file: {dave: hunter2}\n", tmp_path))
+    vaulted.write("domains/fir.test.yml", "domain: fir.test\nmailboxes: [{name: dave, password: \"{{ in_file['dave'] }}\"}]")
+    vaulted.write("domains/yew.test.yml", vault("domain: yew.test\nmailboxes: [{name: erin, password: hunter2}]\n", tmp_path))
+    result = vaulted.run("--vault-password-file", str(tmp_path / "key"))
+    assert result.status == 0, result.output
+    assert "hunter2" not in result.output
+
+
+def test_a_missing_vault_password_is_one_message(vaulted: Site) -> None:
+    result = vaulted.run()
+    assert result.status == 2
+    (problem,) = result.problems
+    assert problem.startswith("domains/elm.test.yml:4: mailboxes[0].password: ***: cannot be decrypted")
+    assert "nor can 1 more values; give the vault's password: --vault-password-file" in problem
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_vault_password_for_a_whole_domain_file_is_one_message(site: Site, tmp_path: Path) -> None:
+    site.write("domains/yew.test.yml", vault("domain: yew.test\n", tmp_path))
+    result = site.run()
+    (problem,) = result.problems
+    assert problem.startswith("domains/yew.test.yml: cannot be decrypted")
+    assert "Traceback" not in result.output
+
+
+def test_clear_text_in_a_plain_file_is_found_behind_a_reference(site: Site) -> None:
+    site.write("group_vars/mail/passwords.yml", "passwords: {bob: hunter2}\n")
+    site.write(
+        "domains/elm.test.yml",
+        """
+        domain: elm.test
+        mailboxes:
+          - {name: bob, password: "{{ passwords.bob }}"}
+          - {name: carol, password: hunter2}
+          - {name: dave, password: "{{ lookup('ansible.builtin.env', 'MAIL_SECRET') }}"}
+        """,
+    )
+    result = site.run(MAIL_SECRET="hunter2")
+    assert [line.split(": password")[0] for line in result.problems] == [
+        "domains/elm.test.yml:3: mailboxes[0].password: ***",
+        "domains/elm.test.yml:4: mailboxes[1].password: ***",
+    ]
+    assert "hunter2" not in result.output
+
+
+# -- files
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"domain: elm.test\n\tx: y\n", "domains/elm.test.yml:2: "),
+        (b"domain: elm.test\ndescription: M\xfcnchen\n", "domains/elm.test.yml:2: not UTF-8: octet 0xfc at offset 31; save it as UTF-8"),
+        (b"\xef\xbb\xbfdomain: elm.test\n", "domains/elm.test.yml:1: byte order mark at offset 0"),
+        (b"domain: elm.test\nmailboxes: [\n", "domains/elm.test.yml:3: "),
+        (b"domain: elm.test\nx: {{ y }}\n", "domains/elm.test.yml:2: "),
+        (b"", "domains/elm.test.yml: got nothing, a mapping"),
+        (b"- domain: elm.test\n", "domains/elm.test.yml:1: got a list, a mapping"),
+        (
+            b"domain: elm.test\nmailboxes:\n- name: a\n  name: b\nquota: 1G\nquota: 2G\n",
+            "domains/elm.test.yml:4: name: duplicate of the key in line 3; remove one\n"
+            "domains/elm.test.yml:6: quota: duplicate of the key in line 5; remove one",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_a_problem_beside_the_others(site: Site, content: bytes, problem: str) -> None:
+    site.write("domains/elm.test.yml", content)
+    site.write("domains/fir.test.yml", "domain: fir\naliases: [{name: a, to: [x@elm.test]}]")
+    result = site.run()
+    assert problem in "\n".join(result.problems)
+    assert any(line.startswith("domains/fir.test.yml:1: domain: fir: a single label") for line in result.problems)
+    assert "Traceback" not in result.output
+
+
+def test_lines_may_end_as_on_windows(site: Site) -> None:
+    site.write("domains/elm.test.yml", b"domain: elm.test\r\ncatch_all: alice@oak.test\r\n")
+    assert site.run().status == 0
+
+
+def test_a_file_that_would_silently_be_no_domain_is_named(site: Site) -> None:
+    site.write("domains/elm.test.yml.orig", "domain: elm.test")
+    site.write("domains/README.md", "Our domains")
+    site.write("domains/.oak.test.yml.swp", "x")
+    assert site.run().problems == ["domains/elm.test.yml.orig: not a domain file; name it DOMAIN.yml, or move it away"]
+
+
+# -- variables
+
+
+def test_misspelt_variables_are_found_with_their_line(site: Site) -> None:
+    site.write("group_vars/mail/more.yml", "mail_qouta: 5G\nmail_default_qouta: 5G\nmy_own: x\n")
+    assert site.run().problems == [
+        "group_vars/mail/more.yml:1: mail_qouta: unknown variable; names that begin with mail_ are Mailwright's;"
+        " if it is your own, rename it",
+        "group_vars/mail/more.yml:2: mail_default_qouta: unknown variable; did you mean mail_default_quota?",
+    ]
+
+
+def test_two_groups_that_set_the_same_variable_are_pointed_out_with_the_winner(site: Site) -> None:
+    site.write("hosts.yml", "mail: {hosts: {mx1: }}\neast: {hosts: {mx1: }}\nwest: {hosts: {mx1: }}\n")
+    site.write("group_vars/east.yml", "mail_default_quota: 1G\nmail_spam: high\n")
+    site.write("group_vars/west/quota.yml", "mail_default_quota: 2G\nmail_spam: high\n")
+    site.write("group_vars/all.yml", "mail_default_quota: 3G\n")
+    result = site.run()
+    assert result.status == 0, result.output
+    warnings = [line for line in result.output.splitlines() if " won" in line]
+    assert len(warnings) == 1
+    assert "mail_default_quota is set for the groups east and west of this host" in warnings[0]
+    assert warnings[0].endswith("group_vars/west/quota.yml:1 won")
+
+
+def test_an_inventory_without_mail_hosts_is_no_success(site: Site) -> None:
+    site.write("hosts.yml", "mails: {hosts: {mx1: }}")
+    result = site.run()
+    assert result.status != 0
+    assert "no host in the group mail" in result.output
+
+
+def test_a_misspelt_limit_is_no_success(site: Site) -> None:
+    assert site.run("--limit", "mx9").status != 0
+
+
+ROLES: dict[str, dict[str, dict[str, Any]]] = {
+    "postfix": {
+        "postfix_rate": {"type": "int"},
+        "postfix_mode": {"type": "str", "choices": ["normalize", "reject"]},
+        "postfix_enabled": {"type": "bool"},
+        "postfix_factor": {"type": "float"},
+        "postfix_password": {"type": "str"},
+        "postfix_access": {
+            "type": "list",
+            "elements": "dict",
+            "options": {"network": {"type": "str", "required": True}, "action": {"type": "str"}},
+        },
+        "postfix_names": {"type": "list", "elements": "str"},
+        "postfix_overrides": {"type": "dict"},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("postfix_rat", 1, "postfix_rat: unknown variable; did you mean postfix_rate?"),
+        ("postfix_x", 1, "postfix_x: unknown variable; names that begin with postfix_ are Mailwright's"),
+        ("postfix_rate", "60", "postfix_rate: 60: got text, a whole number is needed"),
+        ("postfix_rate", True, "postfix_rate: true: got a boolean, a whole number is needed"),
+        ("postfix_mode", "rejct", "postfix_mode: rejct: not one of normalize, reject; did you mean reject?"),
+        ("postfix_mode", False, "postfix_mode: false: got a boolean, text is needed; put it in quotes"),
+        ("postfix_enabled", "yes", "postfix_enabled: yes: got text, true or false is needed; write it without quotes"),
+        ("postfix_factor", "x", "postfix_factor: x: got text, a number is needed"),
+        ("postfix_password", 12345, "postfix_password: ***: got an integer, text is needed"),
+        ("postfix_access", "x", "postfix_access: x: got text, a list is needed"),
+        ("postfix_access", ["x"], "postfix_access[0]: x: got text, a mapping is needed"),
+        ("postfix_access", [{"netwrok": "x"}], "postfix_access[0].netwrok: unknown key; did you mean network?"),
+        ("postfix_access", [{"action": "x"}], "postfix_access[0]: required key network is missing"),
+        ("postfix_names", ["a", 1], "postfix_names[1]: 1: got an integer, text is needed; put it in quotes"),
+        ("postfix_overrides", [], "postfix_overrides: got a list, a mapping is needed"),
+    ],
+)
+def test_role_variables_are_checked_by_their_specification(name: str, value: object, problem: str) -> None:
+    reader = Reader()
+    check_variables(reader, {name: value}, ROLES)
+    assert [str(found) for found in reader.report.problems if str(found).startswith(problem)]
+
+
+def test_role_variables_that_fit_pass() -> None:
+    reader = Reader()
+    values = {
+        "postfix_rate": 0,
+        "postfix_mode": "reject",
+        "postfix_enabled": False,
+        "postfix_factor": 1,
+        "postfix_access": [{"network": "192.0.2.0/24"}],
+        "postfix_names": [],
+        "postfix_overrides": {"a": 1},
+        "other_role": 1,
+        "postfixed": 2,
+    }
+    check_variables(reader, {**values, **dict.fromkeys(SHARED)}, ROLES)
+    assert reader.report.problems == []
+
+
+def test_a_role_variable_may_wait_for_facts(site: Site) -> None:
+    site.write("group_vars/mail/more.yml", 'redis_memory_limit: "{{ ansible_facts.memtotal_mb // 4 }}M"\nbase_hostname: "{{ nothing }}"\n')
+    assert site.run().problems == [
+        "group_vars/mail/more.yml:2: base_hostname: {{ nothing }}: 'nothing' is undefined; define it, or correct its name"
+    ]
+
+
+def test_every_role_tells_its_variables() -> None:
+    roles = load_roles(PROJECT / "roles")
+    assert {path.name for path in (PROJECT / "roles").iterdir() if path.is_dir()} == set(roles)
+    for role, options in roles.items():
+        assert all(name.startswith((f"{role}_", "mail")) for name in options), role
+
+
+# -- size
+
+
+def test_ten_thousand_mailboxes_are_checked_in_the_time_of_loading_them(tmp_path: Path) -> None:
+    site = Site(tmp_path / "inventory")
+    lines = [f"  - {{name: user{n}, password_hash: HASH, quota: 1G, aliases: [u{n}]}}" for n in range(10_000)]
+    site.write("domains/elm.test.yml", "domain: elm.test\nmailboxes:\n" + "\n".join(lines))
+    loader = DataLoader()
+    source = Inventory(loader, ansible.template.Templar(loader=loader, variables={}).template)
+    with without_garbage_collection():
+        begin = time.process_time()
+        files = source.domain_files(site.path / "domains")
+        loaded = time.process_time()
+        reader = Reader(source.resolve, source.locate)
+        variables = {"mail_hostname": "mail.oak.test", "mail_postmaster": "user1@elm.test"}
+        model = check(reader, variables, files, in_clear=source.in_clear)
+        assert model is not None
+        assert len(compile_rows(model)["mailboxes"]) == 10_001
+        done = time.process_time()
+    assert done - loaded < max(2.0, loaded - begin)
+
+
+def test_the_action_needs_no_connection(load_plugin: Callable[[str], ModuleType]) -> None:
+    action = load_plugin("action_plugins/mail_preflight.py").ActionModule
+    assert action._requires_connection is False
+    assert action.TRANSFERS_FILES is False
