@@ -16,7 +16,7 @@ if str(_PROJECT / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(_PROJECT / "module_utils"))
 
 # These need the path above, hence E402.
-from ansible.module_utils.mailwright import inventory  # noqa: E402
+from ansible.module_utils.mailwright import inventory, names  # noqa: E402
 from ansible.module_utils.mailwright.compile import compile_rows  # noqa: E402
 from ansible.module_utils.mailwright.model import check  # noqa: E402
 from ansible.module_utils.mailwright.reader import Reader  # noqa: E402
@@ -55,6 +55,10 @@ class ActionModule(ActionBase):
                 self._display.error(str(problem))
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             return {**result, "failed": True, "msg": f"The inventory has {count}, each on a line of its own. No host was contacted."}
+        if variables.get("inventory_hostname") == next(iter(variables.get("ansible_play_hosts") or ()), None):
+            for name in model.domains:
+                if (shown := names.unicode_domain(name)) != name:
+                    self._display.display(f"{shown} is served as {name}")
         # Passwords are in it. A failure is shown: it has them masked.
         hidden = model.settings["hide_secrets"]
         return {**result, **compile_rows(model), "changed": False, "_ansible_no_log": hidden}

@@ -260,6 +260,8 @@ def address_pattern(text: str) -> str:
             )
     if "(?" in text:
         raise Invalid("'(?' not allowed in a pattern")
+    if "{," in text:
+        raise Invalid("'{,' not allowed in a pattern", "write {0,")
     if _HARMLESS_ESCAPES.search(text):
         raise Invalid("unknown escape in a pattern", "\\d, \\w and escaped punctuation are known")
     if re.search(r"[)][*+{]", text):

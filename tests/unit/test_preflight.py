@@ -99,6 +99,14 @@ def test_a_good_inventory_passes_without_contacting_a_host(site: Site) -> None:
     assert result.problems == []
 
 
+def test_both_forms_of_an_internationalised_domain_are_shown_once(site: Site) -> None:
+    site.write("hosts.yml", "mail: {hosts: {mx1: , mx2: }}")
+    site.write("domains/bücher.test.yml", "domain: Bücher.test")
+    result = site.run()
+    assert result.status == 0, result.output
+    assert result.output.count("bücher.test is served as xn--bcher-kva.test") == 1
+
+
 def test_secrets_of_a_good_inventory_are_not_shown(site: Site) -> None:
     site.write("group_vars/mail/more.yml", "mail_allow_plaintext_passwords: true")
     site.write("domains/elm.test.yml", "domain: elm.test\nmailboxes: [{name: bob, password: hunter2}]")
