@@ -30,22 +30,22 @@ def last_change(host: Host, unit: str) -> str:
 
 
 @contextlib.contextmanager
-def renewal_setting(host: Host, line: str) -> Iterator[None]:
-    """Change certbot's own record of the certificate for a while."""
-    key = line.partition("=")[0].strip()
-    host.check_output("cp -p %s %s.test && sed -i '/^#* *%s *=/d' %s", RENEWAL, RENEWAL, key, RENEWAL)
-    place = "1i" if key == "renew_before_expiry" else "/^\\[renewalparams\\]/a"
-    host.check_output("sed -i %s %s", f"{place} {line}", RENEWAL)
+def renewal_settings(host: Host, **changes: str) -> Iterator[None]:
+    """Change certbot's own record of the certificate for a while: `renew_before_expiry` or one of [renewalparams]."""
+    host.check_output("cp -p %s %s.test", RENEWAL, RENEWAL)
+    for key, value in changes.items():
+        place = "1i" if key == "renew_before_expiry" else "/^\\[renewalparams\\]/a"
+        host.check_output("sed -i -e %s -e %s %s", f"{place} {key} = {value}", f"/^#* *{key} *=/d", RENEWAL)
     try:
         yield
     finally:
         host.check_output("mv %s.test %s", RENEWAL, RENEWAL)
 
 
-def renew(host: Host) -> int:
+def renew(host: Host, **changes: str) -> int:
     """Run what the timer runs, as if the certificate were due; the unit's exit status."""
     host.run("systemctl reset-failed certbot.service")
-    with renewal_setting(host, "renew_before_expiry = 36500 days"):
+    with renewal_settings(host, renew_before_expiry="36500 days", **changes):
         return int(host.run("systemctl start certbot.service").rc)
 
 
@@ -63,18 +63,15 @@ def test_a_renewal_reaches_every_port_without_ending_a_session(mail: MailHost, h
     pids = {unit: main_pid(host, unit) for unit in USERS}
     untouched = {unit: last_change(host, unit) for unit in OTHERS}
     address = "alice@oak.test"
-    session = mail.imap(address, accounts[address])
-    session.select("INBOX", readonly=True)
-
-    assert renew(host) == 0
-    new = until("a new certificate on 443", lambda: (found := certificate(mail, 443)) != old and found, 5)
-
-    for port in PORTS:
-        until(f"the new certificate on {port}", lambda port=port: certificate(mail, port) == new, 5)
-        with handshake(mail, port):
-            pass  # and it verifies
-    assert session.noop()[0] == "OK"
-    session.logout()
+    with mail.imap(address, accounts[address]) as session:
+        session.select("INBOX", readonly=True)
+        assert renew(host) == 0
+        new = until("a new certificate on 443", lambda: (found := certificate(mail, 443)) != old and found, 5)
+        for port in PORTS:
+            until(f"the new certificate on {port}", lambda port=port: certificate(mail, port) == new, 5)
+            with handshake(mail, port):
+                pass  # and it verifies
+        assert session.noop()[0] == "OK"
     assert {unit: main_pid(host, unit) for unit in USERS} == pids, "reloaded, not restarted"
     assert {unit: last_change(host, unit) for unit in OTHERS} == untouched, "only those that use it"
     # A TLSA record of the key stays true.
@@ -84,8 +81,7 @@ def test_a_renewal_reaches_every_port_without_ending_a_session(mail: MailHost, h
 
 def test_the_old_certificate_goes_on_while_the_acme_server_is_down(mail: MailHost, host: Host) -> None:
     old = certificate(mail, 443)
-    with renewal_setting(host, "server = https://acme.world.test:1/dir"):
-        assert renew(host) != 0
+    assert renew(host, server="https://acme.world.test:1/dir") != 0
     for port in PORTS:
         assert certificate(mail, port) == old
     host.run("systemctl reset-failed certbot.service")

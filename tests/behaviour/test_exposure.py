@@ -131,7 +131,7 @@ def test_private_files_are_open_to_their_one_user(host: Host, path: str, owner: 
 
 
 def test_every_dkim_key_is_readable_by_the_filter_alone(host: Host) -> None:
-    found = host.check_output("stat -c '%%U:%%G %%a %%n' /var/lib/mailwright/dkim/*.key").splitlines()
+    found = host.check_output("stat -c '%U:%G %a %n' /var/lib/mailwright/dkim/*.key").splitlines()
     assert found
     assert all(line.startswith("root:_rspamd 640 ") for line in found)
 

@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 import pytest
 from correspondent import MailHost
@@ -45,10 +44,10 @@ def test_port_80_leads_to_https(mail: MailHost, ipv6: bool) -> None:
 
 @pytest.fixture
 def challenge(host: Host) -> Iterator[str]:
-    path = PurePosixPath("/var/www/acme/.well-known/acme-challenge/test-of-the-path")
-    host.check_output("mkdir -p %s && echo answer > %s && chmod 0644 %s", path.parent, path, path)
-    yield f"/.well-known/acme-challenge/{path.name}"
-    host.check_output("rm %s", path)
+    folder, name = "/var/www/acme/.well-known/acme-challenge", "test-of-the-path"
+    host.check_output("mkdir -p %s && echo answer > %s/%s && chmod 0644 %s/%s", folder, folder, name, folder, name)
+    yield f"/.well-known/acme-challenge/{name}"
+    host.check_output("rm %s/%s", folder, name)
 
 
 @families
