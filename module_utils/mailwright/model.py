@@ -53,8 +53,8 @@ class Alias:
     address: str
     to: list[str]
     send_as: bool = False
-    # Made of something else (a mailbox's own names, RFC 2142), which is checked in its place.
-    derived: bool = False
+    # Where each target stands; none for what is made of something else (a mailbox's own names, RFC 2142).
+    spots: Mapping[str, At] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -63,6 +63,7 @@ class Pattern:
     pattern: str
     domain: str
     to: list[str]
+    spots: Mapping[str, At] = field(default_factory=dict)
 
     def matches(self, address: str) -> bool:
         local, _, domain = address.rpartition("@")
@@ -220,12 +221,8 @@ class _Builder:
         seen: dict[str, At] = {}
         for at, entry in entries:
             selector = entry["selector"]
-            if selector is BROKEN:
-                continue
-            if selector in seen:
+            if selector is not BROKEN and seen.setdefault(selector, at) is not at:
                 self.refuse(at.item("selector"), f"duplicate of {self.place(seen[selector])}", value=selector)
-                continue
-            seen[selector] = at
             given = at.item("bits").value
             bits: int | None = entry["bits"]
             if entry["algorithm"] == "ed25519":
@@ -250,30 +247,20 @@ class _Builder:
         return keys
 
     def transports(self, root: At) -> None:
-        for name in ("transports", "tls_policies"):
-            rows: list[dict[str, Any]] = []
+        for name, examine in (("transports", self.transport), ("tls_policies", self.tls_policy)):
             seen: dict[str, At] = {}
             for at, entry in self.settings[name]:
-                if BROKEN in entry.values():
-                    continue
+                examine(at, entry)
                 destination = entry["destination"]
-                spot = at.item("destination")
-                if destination in seen:
-                    self.refuse(spot, f"duplicate of {self.place(seen[destination])}", value=destination)
-                    continue
-                seen[destination] = at
-                if name == "transports":
-                    self.transport(at, spot, entry)
-                else:
-                    self.tls_policy(at, entry)
-                rows.append(entry)
-            self.settings[name] = rows
+                if destination is not BROKEN and seen.setdefault(destination, at) is not at:
+                    self.refuse(at.item("destination"), f"duplicate of {self.place(seen[destination])}", value=destination)
+            self.settings[name] = [entry for _, entry in self.settings[name]]
 
-    def transport(self, at: At, spot: At, entry: dict[str, Any]) -> None:
-        destination = entry["destination"]
-        if destination in self.model.domains or destination.rpartition("@")[2] in self.model.domains:
+    def transport(self, at: At, entry: dict[str, Any]) -> None:
+        destination, next_hop = entry["destination"], entry["next_hop"]
+        if destination is not BROKEN and destination.rpartition("@")[2] in self.model.domains:
             self.refuse(
-                spot,
+                at.item("destination"),
                 "a domain of our own: its mail would leave this host",
                 "remove the domain or the transport",
                 value=destination,
@@ -281,13 +268,13 @@ class _Builder:
         if entry["port"] is not None and not 1 <= entry["port"] <= 65535:
             self.refuse(at.item("port"), "not a port from 1 to 65535", value=entry["port"])
         own = {self.settings["hostname"], *self.settings["hostnames"]}
-        if entry["transport"] != "lmtp" and entry["next_hop"].strip("[]") in own:
-            self.refuse(at.item("next_hop"), "this host itself: mail would loop", value=entry["next_hop"])
+        if next_hop is not BROKEN and entry["transport"] != "lmtp" and next_hop.strip("[]") in own:
+            self.refuse(at.item("next_hop"), "this host itself: mail would loop", value=next_hop)
 
     def tls_policy(self, at: At, entry: dict[str, Any]) -> None:
         level = entry["level"]
         entry["match"] = list(dict.fromkeys(value for _, value in entry["match"] or []))
-        if entry["match"] and level not in ("verify", "secure"):
+        if entry["match"] and level not in (BROKEN, "verify", "secure"):
             self.refuse(at.item("match"), f"the level {level} has no match", "remove it")
         if level == "none" and not entry["allow_plaintext"]:
             self.refuse(
@@ -340,18 +327,18 @@ class _Builder:
             to = self.targets(domain, at, entry["to"])
             name = f"{entry['name']}@{domain.name}"
             if entry["name"] is not BROKEN and self.own(name, at.item("name"), "alias"):
-                alias = Alias(at.item("to"), name, to, entry["send_as"])
+                alias = Alias(at.item("to"), name, list(to), entry["send_as"], spots=to)
                 domain.aliases.append(alias)
                 self.model.aliases[name] = alias
         for at, entry in values["alias_patterns"] or ():
             to = self.targets(domain, at, entry["to"])
             if entry["pattern"] is not BROKEN:
-                domain.patterns.append(Pattern(at, entry["pattern"], domain.name, to))
+                domain.patterns.append(Pattern(at, entry["pattern"], domain.name, list(to), to))
         if values["catch_all"] is not None:
             spot = values["at"].item("catch_all")
             catch_all = self.target(domain, spot, values["catch_all"])
             if catch_all is not None:
-                domain.catch_all = Alias(spot, f"@{domain.name}", [catch_all])
+                domain.catch_all = Alias(spot, f"@{domain.name}", [catch_all], spots={catch_all: spot})
                 self.model.aliases[f"@{domain.name}"] = domain.catch_all
 
     def own(self, address: str, at: At, what: str) -> bool:
@@ -406,7 +393,7 @@ class _Builder:
             alias = f"{name}@{domain.name}"
             if self.own(alias, spot, "alias"):
                 mailbox.aliases.append(alias)
-                self.model.aliases[alias] = Alias(spot, alias, [address], derived=True)
+                self.model.aliases[alias] = Alias(spot, alias, [address])
 
     def password(self, at: At, entry: dict[str, Any], address: str) -> None:
         given = [name for name in ("password", "password_hash") if at.item(name).value is not None]
@@ -446,13 +433,17 @@ class _Builder:
             self.refuse(at, error.reason, error.cure, value=text)
             return None
 
-    def targets(self, domain: Domain, at: At, entries: Plain) -> list[str]:
+    def targets(self, domain: Domain, at: At, entries: Plain) -> dict[str, At]:
+        """The addresses of `to`, each once, and where each stands."""
+        found: dict[str, At] = {}
         if entries is BROKEN:
-            return []
+            return found
         if not entries and not at.item("to").value:
             self.refuse(at.item("to"), "empty list of targets", "name who gets the mail, or remove the alias")
-        found = [self.target(domain, spot, text) for spot, text in entries]
-        return list(dict.fromkeys(address for address in found if address is not None))
+        for spot, text in entries:
+            if (address := self.target(domain, spot, text)) is not None:
+                found.setdefault(address, spot)
+        return found
 
     def postmaster(self, root: At) -> None:
         """M18: what RFC 2142 asks for exists in every domain."""
@@ -472,7 +463,7 @@ class _Builder:
             for role in schema.RFC_2142_NAMES:
                 address = f"{role}@{domain.name}"
                 if address not in self.owners and address != postmaster:
-                    alias = Alias(spot, address, [postmaster], derived=True)
+                    alias = Alias(spot, address, [postmaster])
                     domain.aliases.append(alias)
                     self.model.aliases[address] = alias
 
@@ -504,15 +495,15 @@ class _Builder:
 
     def references(self, root: At) -> None:
         """Every local target exists and can receive."""
-        sources: list[tuple[At, str, list[str]]] = [
-            *((a.at, a.address, a.to) for a in self.model.aliases.values() if not a.derived),
-            *((p.at.item("to"), "", p.to) for domain in self.model.domains.values() for p in domain.patterns),
+        sources: list[tuple[str, Mapping[str, At]]] = [
+            *((alias.address, alias.spots) for alias in self.model.aliases.values()),
+            *(("", pattern.spots) for domain in self.model.domains.values() for pattern in domain.patterns),
         ]
         if self.settings["postmaster"] is not None:
-            sources.append((root.item("mail_postmaster"), "", [self.settings["postmaster"]]))
+            sources.append(("", {self.settings["postmaster"]: root.item("mail_postmaster")}))
         misspelt: dict[str, str] = {}
-        for at, source, targets in sources:
-            for address in targets:
+        for source, spots in sources:
+            for address, at in spots.items():
                 domain = address.rpartition("@")[2]
                 if domain in self.model.domains:
                     self.reference(at, source, address)

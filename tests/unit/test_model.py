@@ -242,7 +242,7 @@ def test_allowed_weak_hashes_are_listed() -> None:
         ("[{name: a, to: [b+x]}, {name: b, to: [a+y]}]", "alias loop a@oak.test → b@oak.test → a@oak.test"),
         ("[{name: a, to: [a+tag]}]", "a@oak.test is an alias of itself"),
         ("[{name: a, to: [elsewhere@elm.test]}]", "alias loop a@oak.test → @elm.test → a@oak.test"),
-        ("[{name: a, to: [alcie]}]", "aliases[0].to: alcie@oak.test: no mailbox or alias alcie@oak.test; did you mean alice@oak.test?"),
+        ("[{name: a, to: [alcie]}]", "aliases[0].to[0]: alcie@oak.test: no mailbox or alias alcie@oak.test; did you mean alice@oak.test?"),
         ("[{name: alice, to: [x@good.test]}]", "aliases[0].name: alice: mailbox and alias have the same address"),
         ("[{name: a, to: [alice]}, {name: A, to: [alice]}]", "aliases[1].name: A: duplicate alias, a@oak.test is also at"),
         ("[{name: a+x, to: [alice]}]", "aliases[0].name: a+x: holds the recipient delimiter"),
@@ -254,7 +254,7 @@ def test_allowed_weak_hashes_are_listed() -> None:
         ("[{name: a, to: [':include:/etc/passwd']}]", "commands, files"),
         ("[{name: a, to: [a b@good.test]}]", "aliases[0].to[0]: a b@good.test: space not allowed"),
         ("[{name: a, to: ['${x}@good.test']}]", "character '$' not allowed"),
-        ("[{name: a, to: [robot]}]", "aliases[0].to: robot@oak.test: robot@oak.test is send_only and receives nothing"),
+        ("[{name: a, to: [robot]}]", "aliases[0].to[0]: robot@oak.test: robot@oak.test is send_only and receives nothing"),
     ],
 )
 def test_a_wrong_alias_is_named(aliases: str, problem: str) -> None:
@@ -337,7 +337,7 @@ def test_a_pattern_leaves_declared_names_alone(pattern: str, problem: str) -> No
 def test_a_misspelt_foreign_domain_is_asked_about() -> None:
     _, found, warnings = read("domain: example.test\naliases: [{name: a, to: [bob@exmaple.test]}]")
     assert found == []
-    assert warnings == ["aliases[0].to: bob@exmaple.test: not a domain of this inventory; did you mean example.test?"]
+    assert warnings == ["aliases[0].to[0]: bob@exmaple.test: not a domain of this inventory; did you mean example.test?"]
 
 
 # -- RFC 2142
@@ -348,6 +348,17 @@ def test_every_domain_has_the_names_of_rfc_2142() -> None:
     for domain in ("oak.test", "elm.test"):
         for name in RFC_2142_NAMES:
             assert model.aliases[f"{name}@{domain}"].to == ["alice@oak.test"]
+
+
+def test_declared_names_of_rfc_2142_stay_what_they_are() -> None:
+    model = accepted(
+        "domain: oak.test\nmailboxes: [{name: alice, password_hash: HASH, aliases: [hostmaster]}, {name: webmaster, password_hash: HASH}]\n"
+        "aliases: [{name: abuse, to: [x@good.test]}]"
+    )
+    assert model.aliases["abuse@oak.test"].to == ["x@good.test"]
+    assert model.aliases["hostmaster@oak.test"].to == ["alice@oak.test"]
+    assert "webmaster@oak.test" not in model.aliases
+    assert model.aliases["postmaster@oak.test"].to == ["root@good.test"]
 
 
 def test_the_postmaster_must_exist_and_receive() -> None:
@@ -386,6 +397,8 @@ def test_the_postmaster_must_exist_and_receive() -> None:
         ("mail_spam", {"greylist": "4", "junk": 6, "reject": 9}, "mail_spam.greylist: 4: got text, a number is needed"),
         ("mail_dkim_keys", [{"selector": "A"}], "mail_dkim_keys[0].selector: A: not one DNS label"),
         ("mail_dkim_keys", [{"selector": "a.b/.."}], "mail_dkim_keys[0].selector: a.b/..: not one DNS label"),
+        ("mail_dkim_keys", [{"selector": "A", "bits": 1024}], "mail_dkim_keys[0].bits: 1024: not between 2048 and 4096"),
+        ("mail_transports", [{"destination": "a.test", "next_hop": "x", "port": 0}], "mail_transports[0].port: 0: not a port"),
         ("mail_dkim_keys", [{"selector": "a"}, {"selector": "a"}], "mail_dkim_keys[1].selector: a: duplicate of"),
         ("mail_dkim_keys", [{"selector": "a", "bits": 1024}], "mail_dkim_keys[0].bits: 1024: not between 2048 and 4096"),
         ("mail_dkim_keys", [{"selector": "a", "bits": 8192}], "mail_dkim_keys[0].bits: 8192: not between 2048 and 4096"),
@@ -464,4 +477,4 @@ def test_a_domain_has_the_common_keys_its_own_or_none() -> None:
 def test_a_target_that_looks_like_a_misspelt_name_is_asked_about_where_the_catch_all_hides_it() -> None:
     _, found, warnings = read(ALICE + "catch_all: alice\naliases: [{name: a, to: [alcie]}]")
     assert found == []
-    assert warnings == ["aliases[0].to: alcie@oak.test: reaches the catch-all only; did you mean alice@oak.test?"]
+    assert warnings == ["aliases[0].to[0]: alcie@oak.test: reaches the catch-all only; did you mean alice@oak.test?"]
