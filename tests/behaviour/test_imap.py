@@ -100,29 +100,39 @@ def test_passwords_are_never_logged(mail: MailHost, host: Host, accounts: dict[s
     assert host.run("journalctl --quiet --unit dovecot --grep %s", accounts[owner]).stdout == ""
 
 
-@pytest.mark.parametrize("protocol", ["imap", "pop3", "sieve", "smtp"])
+PROTOCOLS = ("imap", "pop3", "sieve", "smtp")
+
+
+def logs_in(mail: MailHost, name: str, login: str, password: str) -> bool:
+    """Whether a protocol takes this password."""
+    match name:
+        case "imap":
+            return attempt(mail, login, password) == ""
+        case "sieve":
+            with ManageSieve(mail) as sieve:
+                return sieve.login(login, password).startswith("OK")
+        case "pop3":
+            with pop3(mail) as session, contextlib.suppress(poplib.error_proto):
+                session.user(login)
+                return session.pass_(password).startswith(b"+OK")
+        case _:
+            with smtp(mail) as session, contextlib.suppress(smtplib.SMTPAuthenticationError):
+                return session.login(login, password)[0] == 235
+    return False
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_mailbox_is_refused_for_the_protocol_it_lacks_and_for_no_other(
     mail: MailHost, accounts: dict[str, str], model: dict[str, Any], protocol: str
 ) -> None:
-    def logs_in(name: str, login: str) -> bool:
-        match name:
-            case "imap":
-                return attempt(mail, login, accounts[login]) == ""
-            case "sieve":
-                with ManageSieve(mail) as sieve:
-                    return sieve.login(login, accounts[login]).startswith("OK")
-            case "pop3":
-                with pop3(mail) as session, contextlib.suppress(poplib.error_proto):
-                    session.user(login)
-                    return session.pass_(accounts[login]).startswith(b"+OK")
-            case _:
-                with smtp(mail) as session, contextlib.suppress(smtplib.SMTPAuthenticationError):
-                    return session.login(login, accounts[login])[0] == 235
-        return False
-
     address = mailbox(model, denied_protocols=protocol)
     denied = next(box["denied_protocols"] for box in model["mailboxes"] if box["address"] == address)
-    assert {name for name in ("imap", "pop3", "sieve", "smtp") if not logs_in(name, address)} == set(denied)
+    assert {name for name in PROTOCOLS if not logs_in(mail, name, address, accounts[address])} == set(denied)
+
+
+def test_a_disabled_mailbox_logs_in_nowhere(mail: MailHost, accounts: dict[str, str], model: dict[str, Any]) -> None:
+    address = next(box["address"] for box in model["mailboxes"] if not box["enabled"])
+    assert not [name for name in PROTOCOLS if logs_in(mail, name, address, accounts[address])]
 
 
 class PopAt(poplib.POP3_SSL):
