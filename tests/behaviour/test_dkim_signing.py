@@ -6,6 +6,7 @@ import base64
 import email
 import secrets
 import types
+from collections.abc import Iterator
 
 import correspondent
 import dkim
@@ -16,7 +17,7 @@ from correspondent import MailHost, until
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from filtering import forget_greylisting, letter, offer
-from mailstore import sieve
+from mailstore import imap, sieve
 from testinfra.host import Host
 from wire import submission
 
@@ -126,6 +127,35 @@ def replies_to(message_id: str) -> bytes:
     except hosts.subprocess.CalledProcessError:
         return b""
     return hosts.run_on_world("cat", names[0].decode()) if names else b""
+
+
+def test_a_bounce_is_signed(mail: MailHost, accounts: dict[str, str]) -> None:
+    recipient = "nobody@no-such-host.good.test"
+    message_id, text = letter(to=recipient, sender=ALICE)
+    with submission(mail, 465, ALICE, accounts[ALICE]) as session:
+        assert session.rcpt(ALICE, recipient) == [250, 250]
+        assert session.data(text) == 250
+
+    def bounce() -> bytes:
+        with imap(mail, ALICE, accounts[ALICE]) as session:
+            session.select("INBOX", readonly=True)
+            for number in session.search(None, "FROM", '"MAILER-DAEMON"')[1][0].split():
+                raw = session.fetch(number.decode(), "(RFC822)")[1][0][1]
+                if message_id.encode() in raw:
+                    return raw
+        return b""
+
+    assert {domain for domain, _ in signatures(until("the bounce", bounce, 60))} == {"oak.test"}
+
+
+@pytest.fixture
+def unpublished(host: Host) -> Iterator[None]:
+    """For the mail host, the records of elm.test's keys do not exist."""
+    host.check_output("unbound-control local_zone _domainkey.elm.test. static")
+    try:
+        yield
+    finally:
+        host.check_output("unbound-control local_zone_remove _domainkey.elm.test.")
 
 
 def test_a_key_that_is_not_published_does_not_sign(mail: MailHost, accounts: dict[str, str], unpublished: None) -> None:
