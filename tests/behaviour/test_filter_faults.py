@@ -1,0 +1,113 @@
+"""With the filter, its memory or the resolver down, hung or killed: mail is deferred, nothing comes in unscanned, nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+from correspondent import MailHost, until
+from filtering import GTUBE, REDIS, forget_greylisting, letter, offer
+from testinfra.host import Host
+from wire import submission
+
+ALICE, BOB = "alice@oak.test", "bob@oak.test"
+
+
+@contextlib.contextmanager
+def stopped(host: Host, unit: str) -> Iterator[None]:
+    host.check_output(f"systemctl stop {unit}")
+    try:
+        yield
+    finally:
+        host.check_output(f"systemctl start {unit}")
+
+
+@contextlib.contextmanager
+def hung(host: Host, unit: str) -> Iterator[None]:
+    """All processes of the unit are there and do nothing."""
+    host.check_output(f"systemctl kill --signal=STOP {unit}")
+    try:
+        yield
+    finally:
+        host.check_output(f"systemctl kill --signal=CONT {unit}")
+
+
+@pytest.fixture(autouse=True)
+def works_before_and_after(mail: MailHost, host: Host) -> Iterator[None]:
+    def works() -> bool:
+        return host.run(f"{REDIS} PING").stdout.strip() == "PONG" and offer(mail, letter()[1], ALICE) == 250
+
+    until("mail is accepted", works)
+    forget_greylisting(host)
+    yield
+    until("mail is accepted again", works)
+
+
+def has(mail: MailHost, accounts: dict[str, str], message_id: str, seconds: float) -> bool:
+    try:
+        return bool(mail.find(ALICE, accounts[ALICE], message_id, seconds=seconds))
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("unit", ["rspamd", "redis-server"])
+@pytest.mark.parametrize("fault", [stopped, hung])
+def test_mail_is_deferred_and_comes_in_later(mail: MailHost, accounts: dict[str, str], host: Host, unit: str, fault: type) -> None:
+    message_id, message = letter()
+    with fault(host, unit):
+        start = time.monotonic()
+        assert offer(mail, message, ALICE) in range(400, 500)
+        assert time.monotonic() - start < 40
+    until("the same message is accepted", lambda: offer(mail, message, ALICE) == 250)
+    assert has(mail, accounts, message_id, 30)
+
+
+@pytest.mark.parametrize("unit", ["rspamd", "redis-server"])
+def test_what_is_deferred_is_not_delivered_all_the_same(mail: MailHost, accounts: dict[str, str], host: Host, unit: str) -> None:
+    message_id, message = letter()
+    with stopped(host, unit):
+        assert offer(mail, message, ALICE) in range(400, 500)
+    later, second = letter()
+    until("mail is accepted again", lambda: offer(mail, second, ALICE) == 250)
+    assert has(mail, accounts, later, 30)
+    assert not has(mail, accounts, message_id, 0)
+
+
+@pytest.mark.parametrize("unit", ["rspamd", "redis-server"])
+def test_submission_is_deferred_too(mail: MailHost, accounts: dict[str, str], host: Host, unit: str) -> None:
+    with stopped(host, unit), submission(mail, 465) as session:
+        codes = [session.login(BOB, accounts[BOB])]
+        if codes[-1] == 235:
+            codes += session.rcpt(BOB, ALICE)
+        if codes[-1] == 250:
+            codes.append(session.data(letter(sender=BOB)[1]))
+        assert codes[-1] in range(400, 500), codes
+
+
+def test_spam_does_not_slip_in_while_the_filter_restarts(mail: MailHost, host: Host) -> None:
+    host.check_output("systemctl restart --no-block rspamd")
+    codes = {offer(mail, letter(text=GTUBE)[1], ALICE)}
+    until("spam is refused for good", lambda: codes.add(code := offer(mail, letter(text=GTUBE)[1], ALICE)) or code == 554)
+    assert codes <= {451, 421, 554}
+
+
+def test_a_reload_of_the_filter_defers_nothing(mail: MailHost, host: Host) -> None:
+    host.check_output("systemctl reload rspamd")
+    assert [offer(mail, letter()[1], ALICE) for _ in range(10)] == [250] * 10
+
+
+@pytest.mark.parametrize(("unit", "process"), [("rspamd", "rspamd"), ("redis-server", "redis-server")])
+def test_it_comes_back_after_a_crash(mail: MailHost, host: Host, unit: str, process: str) -> None:
+    host.check_output(f"systemctl kill --signal=KILL {unit}")
+    until(f"{process} runs again", lambda: host.run(f"systemctl is-active {unit}").rc == 0, 10)
+    until("mail is accepted again", lambda: offer(mail, letter()[1], ALICE) == 250, 15)
+
+
+@pytest.mark.parametrize("fault", [stopped, hung])
+def test_without_the_resolver_nothing_is_refused_for_good(mail: MailHost, host: Host, fault: type) -> None:
+    with fault(host, "unbound"):
+        start = time.monotonic()
+        assert offer(mail, letter()[1], ALICE) < 500
+        assert time.monotonic() - start < 60
