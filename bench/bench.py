@@ -23,8 +23,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "molecule/shared"))
 os.environ["MAILWRIGHT_LAB"] = LAB_NAME = "bench"
@@ -33,6 +31,7 @@ import demo  # noqa: E402  (needs the path and the lab's name above)
 
 MESSAGES = 2000
 SIZE = 2048
+CLIENT = "ns.world.test"  # the name of the world's machine, both ways
 RECIPIENTS = ("alice@oak.test", "bob@oak.test", "dave@elm.test", "erin@elm.test")
 UNITS = {
     "bookworm": ["postfix@-", "dovecot", "rspamd", "redis-server", "unbound", "nginx"],
@@ -71,12 +70,13 @@ class Bench:
 
     def first_run(self) -> None:
         """From a bare host to the first mail, beside the bare `apt-get install` of the same packages."""
-        packages = " ".join(sorted(_packages()))
+        planned = self.ansible("ansible-playbook", str(ROOT / "site.yml"), "--check", "--tags", "packages")[1]
+        packages = " ".join(re.findall(r"Packages to install: ([^']+)'", planned)[0].split())
         held = (
             "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; export DEBIAN_FRONTEND=noninteractive"
         )
         install = f"apt-get install -qq -y --no-install-recommends {packages}"
-        # The package cache is warm for both.
+        # The lab's package cache is warm for both.
         self.on("twin", f"apt-get update -qq; {install} --download-only >/dev/null; apt-get clean")
         start = time.monotonic()
         self.on("twin", f"{held}; {install} >/dev/null 2>&1")
@@ -110,7 +110,7 @@ class Bench:
         before = self.delivered(wait_for)
         share = count // len(recipients)
         sources = " ".join(
-            f"smtp-source -s 5 -l {SIZE} -m {share} -f sender@world.test -t {to} {address}:25 & pids+=($!);" for to in recipients
+            f"smtp-source -M {CLIENT} -f bench@{CLIENT} -s 5 -l {SIZE} -m {share} -t {to} {address}:25 & pids+=($!);" for to in recipients
         )
         start = time.monotonic()
         self.on("world", f"pids=(); {sources} for pid in ${{pids[@]}}; do wait $pid; done")
@@ -143,16 +143,6 @@ class Bench:
             total += mebibytes
             self.note(f"idle_memory_{unit.rstrip('@-')}", mebibytes, "MiB")
         self.note("idle_memory", total, "MiB")
-
-
-def _packages() -> set[str]:
-    """Every package that the roles install."""
-    found: set[str] = set()
-    for path in ROOT.glob("roles/*/vars/main.yml"):
-        for name, value in yaml.safe_load(path.read_text()).items():
-            if re.fullmatch(r"__(?!base_all_)\w+_packages", name):
-                found.update(value)
-    return found
 
 
 def main() -> None:

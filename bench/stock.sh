@@ -16,7 +16,7 @@ CONF
 if dovecot --version | grep -q '^2\.3'; then
   printf 'mail_location = maildir:~/Maildir\nprotocol lmtp {\n  auth_username_format = %%n\n}\n' >>/etc/dovecot/local.conf
 else
-  printf 'mail_driver = maildir\nmail_path = ~/Maildir\nlmtp_user_concurrency_limit = 0\n' >>/etc/dovecot/local.conf
+  printf 'mail_driver = maildir\nmail_path = ~/Maildir\nlmtp_user_concurrency_limit = unlimited\n' >>/etc/dovecot/local.conf
 fi
 systemctl restart redis-server rspamd dovecot postfix
 for _ in $(seq 100); do
