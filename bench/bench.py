@@ -32,7 +32,7 @@ import demo  # noqa: E402  (needs the path and the lab's name above)
 MESSAGES = 2000
 SIZE = 2048
 CLIENT = "ns.world.test"  # the name of the world's machine, both ways
-RECIPIENTS = ("alice@oak.test", "bob@oak.test", "dave@elm.test", "erin@elm.test")
+RECIPIENTS = ("alice@oak.test", "bob@oak.test", "nopop@oak.test", "nosieve@oak.test")  # elm.test greylists such poor messages
 UNITS = {
     "bookworm": ["postfix@-", "dovecot", "rspamd", "redis-server", "unbound", "nginx"],
     "trixie": ["postfix", "dovecot", "rspamd", "redis-server", "unbound", "nginx"],
@@ -115,8 +115,8 @@ class Bench:
         start = time.monotonic()
         self.on("world", f"pids=(); {sources} for pid in ${{pids[@]}}; do wait $pid; done")
         while self.delivered(wait_for) < before + share * len(recipients):
-            if time.monotonic() - start > 300:
-                raise SystemExit(f"only {self.delivered(wait_for) - before} of {count} messages were delivered within 300 s")
+            if time.monotonic() - start > 120:
+                raise SystemExit(f"only {self.delivered(wait_for) - before} of {count} messages were delivered within 120 s")
         return time.monotonic() - start
 
     def mail_rate(self) -> None:

@@ -54,7 +54,7 @@ class Lab:
         log_path = ROOT / "build" / f"{self.name}-{playbook.stem}.log"
         log_path.parent.mkdir(exist_ok=True)
         start = time.monotonic()
-        environment = {**self.environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**self.environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         with (
             log_path.open("w") as log,
             subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run,

@@ -1,0 +1,200 @@
+"""Living with it: the inventory is edited and the playbook run again (M1, M2, D5, D9, A1, O1, O11, O12; promises of runs).
+
+Each run is a real ansible-playbook from a copy of the lab's inventory; at the end the lab's own inventory is live again.
+"""
+
+from __future__ import annotations
+
+import imaplib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from correspondent import MailHost
+from testinfra.host import Host
+from wire import stranger, submission
+
+LAB_INVENTORY = ROOT / "inventories/lab"
+CANARY = "canary-that-nobody-prints"
+DAEMONS = ["dovecot", "rspamd", "nginx", "redis-server", "unbound"]
+
+
+class Site:
+    """A copy of the lab's inventory, to be edited."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        shutil.copytree(LAB_INVENTORY, path)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace a text that the file has exactly once."""
+        text = (self.path / file).read_text()
+        assert text.count(old) == 1
+        (self.path / file).write_text(text.replace(old, new))
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Status and output of site.yml."""
+        argv = [Path(sys.executable).parent / "ansible-playbook", ROOT / "site.yml", "-i", self.path, *arguments]
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        return done.returncode, done.stdout
+
+    def changed(self, *arguments: str) -> int:
+        """How many tasks changed something on the mail host, in a run that succeeds."""
+        status, output = self.run(*arguments)
+        assert status == 0, output[-4000:]
+        found = re.search(r"^mail\.oak\.test +: .*changed=(\d+)", output, re.MULTILINE)
+        assert found, output
+        return int(found[1])
+
+
+@pytest.fixture(scope="module")
+def restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Afterwards the lab's own inventory is live."""
+    yield
+    Site(tmp_path_factory.mktemp("lab") / "inventory").changed()
+
+
+@pytest.fixture
+def site(tmp_path: Path, restored: None) -> Site:
+    return Site(tmp_path / "inventory")
+
+
+def processes(host: Host) -> dict[str, str]:
+    """Daemon → its main process."""
+    pids = {unit: host.check_output("systemctl show -P MainPID %s", unit) for unit in DAEMONS}
+    return pids | {"postfix": host.file("/var/spool/postfix/pid/master.pid").content_string.strip()}
+
+
+def logs_in(mail: MailHost, address: str, password: str) -> bool:
+    try:
+        mail.imap(address, password).logout()
+    except imaplib.IMAP4.error:
+        return False
+    return True
+
+
+def answer(mail: MailHost, recipient: str) -> int:
+    """What a stranger is told at RCPT."""
+    with stranger(mail) as session:
+        session.command("MAIL FROM:<friend@good.test>")
+        return session.command(f"RCPT TO:<{recipient}>")[0]
+
+
+def test_a_run_with_nothing_to_change_changes_nothing_and_check_mode_says_so(site: Site) -> None:
+    assert site.changed("--check", "--diff") == 0
+    assert site.changed() == 0
+
+
+def test_an_edit_goes_live_in_one_run_without_ending_a_process(mail: MailHost, host: Host, site: Site) -> None:
+    (site.path / "domains/fir.yml").write_text(
+        f"domain: Fir.test\nmailboxes:\n  - {{name: Frank, password: {CANARY}}}\n"
+        "aliases:\n  - {name: sales, to: [frank, alice@oak.test, somebody@good.test]}\n"
+    )
+    before = processes(host)
+    state = host.check_output("sha256sum /var/lib/mailwright/dovecot/users /var/lib/mailwright/postfix/*.lmdb")
+    status, output = site.run("--check", "--diff", "-vvv", "--tags", "accounts")
+    assert status == 0, output[-4000:]
+    assert "fir.test" in output
+    assert CANARY not in output
+    assert host.check_output("sha256sum /var/lib/mailwright/dovecot/users /var/lib/mailwright/postfix/*.lmdb") == state
+    assert answer(mail, "frank@fir.test") == 554
+
+    status, output = site.run("--diff", "-vvv", "--tags", "accounts")
+    assert status == 0, output[-4000:]
+    assert CANARY not in output
+    assert CANARY not in host.check_output("journalctl --quiet --since -5min")
+    assert logs_in(mail, "frank@fir.test", CANARY)
+    assert answer(mail, "FRANK@FIR.TEST") == 250
+    assert answer(mail, "sales@fir.test") == 250
+    assert answer(mail, "postmaster@fir.test") == 250
+    assert processes(host) == before
+    assert site.changed("--tags", "accounts") == 0
+
+    (site.path / "domains/fir.yml").unlink()
+    assert site.changed("--tags", "accounts") > 0
+    assert answer(mail, "frank@fir.test") == 554
+    assert not logs_in(mail, "frank@fir.test", CANARY)
+
+
+def test_a_password_is_owned_by_the_inventory_or_only_seeded_by_it(
+    mail: MailHost, host: Host, site: Site, accounts: dict[str, str]
+) -> None:
+    def hashes() -> dict[str, str]:
+        lines = host.file("/var/lib/mailwright/dovecot/users").content_string.splitlines()
+        return {line.split(":")[0]: line.split(":")[1] for line in lines if line and not line.startswith("#")}
+
+    before = hashes()
+    variables = "group_vars/mail/mail.yml"
+    site.edit(variables, "bob@oak.test: bob-opens-the-lab", f"bob@oak.test: {CANARY}")
+    site.edit(variables, "erin@elm.test: erin-opens-the-lab", f"erin@elm.test: {CANARY}")
+    assert site.changed("--tags", "accounts") > 0
+    after = hashes()
+    assert {name for name in before if after[name] != before[name]} == {"bob@oak.test"}, "every other hash is kept"
+    assert logs_in(mail, "bob@oak.test", CANARY)
+    assert not logs_in(mail, "bob@oak.test", accounts["bob@oak.test"])
+    assert logs_in(mail, "erin@elm.test", accounts["erin@elm.test"]), "on_create"
+    site.edit(variables, f"bob@oak.test: {CANARY}", "bob@oak.test: bob-opens-the-lab")
+    assert site.changed("--tags", "accounts") > 0
+    assert logs_in(mail, "bob@oak.test", accounts["bob@oak.test"])
+
+
+def test_a_wrong_inventory_touches_nothing(host: Host, site: Site) -> None:
+    connections = "journalctl --quiet --output cat --grep 'Accepted publickey' --lines 1 --since today | wc -l"
+    site.edit("domains/elm.test.yml", "catch_all: dave", "catch_all: nobody-here")
+    before = host.check_output("stat -c %%Z /var/lib/mailwright/directory && %s", connections)
+    status, output = site.run()
+    assert status != 0
+    assert re.search(r"domains/elm\.test\.yml:3: catch_all: .*nobody-here", output), output
+    assert "No host was contacted" in output
+    assert host.check_output("stat -c %%Z /var/lib/mailwright/directory && %s", connections) == before
+
+
+def test_an_override_wins_and_a_wrong_one_never_goes_live(mail: MailHost, host: Host, site: Site) -> None:
+    def limit() -> str:
+        return host.check_output("postconf -h smtpd_client_event_limit_exceptions smtp_helo_timeout | tail -n 1")
+
+    pid = processes(host)["postfix"]
+    assert site.changed("--tags", "postfix", "-e", "{postfix_main_overrides: {smtp_helo_timeout: 77s}}") == 1
+    assert limit() == "77s"
+    for wrong in ("{smtp_hello_timeout: 1s}", "{smtpd_sender_restrictions: permitt_mynetworks}"):
+        status, output = site.run("--tags", "postfix", "-e", f"{{postfix_main_overrides: {wrong}}}")
+        assert status != 0
+        assert re.search("smtp_hello_timeout|permitt_mynetworks", output), output[-3000:]
+        assert limit() == "77s", "what worked is live"
+    assert answer(mail, "alice@oak.test") == 250
+    assert site.changed("--tags", "postfix") == 1
+    assert limit() == "300s"
+    assert processes(host)["postfix"] == pid
+
+
+def test_what_does_not_answer_is_rolled_back(mail: MailHost, host: Host, site: Site) -> None:
+    before = host.check_output("sha256sum /etc/nginx/nginx.conf")
+    # nginx takes it, and then does not answer the probe.
+    status, output = site.run("--tags", "nginx", "-e", "{nginx_overrides: {events: {worker_connections: 4}}}")
+    assert status != 0, output[-3000:]
+    assert "The previous configuration is back" in output, output[-3000:]
+    assert host.check_output("sha256sum /etc/nginx/nginx.conf") == before
+    assert host.service("nginx").is_running
+    assert site.changed("--tags", "nginx") == 0
+
+
+def test_mail_to_a_name_with_an_umlaut_arrives(mail: MailHost, accounts: dict[str, str]) -> None:
+    address = "joerg@xn--bcher-kva.test"
+    password = next(text for name, text in accounts.items() if name.startswith("joerg@"))
+    assert logs_in(mail, address, password)
+    assert answer(mail, address) == 250
+    with submission(mail, 465, address, password) as session:
+        assert session.command(f"MAIL FROM:<{address}>")[0] == 250
+
+
+def test_a_catch_all_takes_what_nobody_else_does(mail: MailHost) -> None:
+    assert answer(mail, "whoever@elm.test") == 250
+    assert answer(mail, "erin@elm.test") == 250
+    assert answer(mail, "whoever@oak.test") in (550, 554)
