@@ -60,6 +60,7 @@ def read_on_host(address: str, message_id: str) -> bytes:
     """A message from a mailbox, read with doveadm, as soon as it is there."""
 
     def look() -> bytes:
-        return run_on("mail", "doveadm", "-f", "tab", "fetch", "-u", address, "text", "HEADER", "Message-ID", message_id)
+        found = run_on("mail", "doveadm", "fetch", "-u", address, "text", "HEADER", "Message-ID", message_id)
+        return found.partition(b"text:\n")[2].removesuffix(b"\f\n")
 
-    return correspondent.until(f"{message_id} in {address}", look, 90).partition(b"\n")[2]
+    return correspondent.until(f"{message_id} in {address}", look, 90)
