@@ -444,7 +444,7 @@ def _certbot(request: Request) -> str:
             return ""
         if CERTBOT_BUSY not in output or time.monotonic() > until:
             break
-        time.sleep(2)
+        time.sleep(2)  # another certbot holds the lock and tells nobody when it lets go
     return _telling(output)
 
 

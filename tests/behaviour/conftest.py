@@ -57,3 +57,10 @@ def host() -> Host:
 def world() -> Host:
     """The world's machine, from inside (root)."""
     return testinfra.get_host(hosts.testinfra_url("world"))
+
+
+def main_pid(host: Host, unit: str) -> str:
+    """The main process of a service; Postfix's unit does not know it on Debian 12."""
+    if unit == "postfix":
+        return host.file("/var/spool/postfix/pid/master.pid").content_string.strip()
+    return host.check_output("systemctl show -P MainPID %s", f"{unit}.service")

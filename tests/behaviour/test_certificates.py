@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from conftest import main_pid
 from correspondent import MailHost, until
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from handshake import PORTS, certificate, handshake
@@ -18,12 +19,6 @@ LIVE = "/var/lib/mailwright/tls/default"
 RENEWAL = "/etc/letsencrypt/renewal/mailwright.conf"
 USERS = ["postfix", "dovecot", "nginx"]
 OTHERS = ["rspamd", "redis-server", "unbound"]
-
-
-def main_pid(host: Host, unit: str) -> str:
-    if unit == "postfix":
-        return host.file("/var/spool/postfix/pid/master.pid").content_string.strip()
-    return host.check_output("systemctl show -P MainPID %s", f"{unit}.service")
 
 
 def last_change(host: Host, unit: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import email
 import secrets
-import types
 from collections.abc import Iterator
 
 import correspondent
@@ -14,31 +12,12 @@ import dns.resolver
 import hosts
 import pytest
 from correspondent import MailHost, until
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from filtering import forget_greylisting, letter, offer
 from mailstore import imap, sieve
 from testinfra.host import Host
 from wire import submission
 
 ALICE, BOB, DAVE, GRACE = "alice@oak.test", "bob@oak.test", "dave@elm.test", "grace@good.test"
-
-
-class _VerifyKey:
-    """What dkimpy asks of PyNaCl, done by cryptography."""
-
-    def __init__(self, key: bytes, encoder: object) -> None:
-        self._key = Ed25519PublicKey.from_public_bytes(base64.b64decode(key))
-
-    def verify(self, message: bytes, signature: bytes) -> None:
-        self._key.verify(signature, message)
-
-
-dkim.nacl = types.SimpleNamespace(
-    signing=types.SimpleNamespace(VerifyKey=_VerifyKey),
-    encoding=types.SimpleNamespace(Base64Encoder=None),
-    exceptions=types.SimpleNamespace(BadSignatureError=InvalidSignature, ValueError=ValueError),
-)
 
 
 def signatures(raw: bytes) -> set[tuple[str, str]]:

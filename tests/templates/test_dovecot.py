@@ -1,10 +1,12 @@
-"""The two Dovecot trees, rendered by Ansible's own engine: the same promises in two languages."""
+"""The two Dovecot trees, rendered by Ansible's own engine: the same promises in two languages, and checked by doveconf where it is."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,3 +176,16 @@ def test_scripts_start_with_their_interpreter(version: str) -> None:
         script = files[f"/usr/local/lib/mailwright/{name}"]
         assert script.startswith("#!/bin/sh\n")
         subprocess.run(["sh", "-n"], input=script.encode(), check=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("variables", [{}, {"dovecot_imap_starttls_enabled": True, "dovecot_auth_penalty_enabled": True}])
+def test_doveconf_accepts_the_tree(version: str, variables: dict[str, object], tmp_path: Path) -> None:
+    doveconf = shutil.which("doveconf")
+    installed = subprocess.run([doveconf, "-n"], capture_output=True, text=True, check=False).stdout if doveconf else ""
+    if not installed.startswith(f"# {version}."):
+        pytest.skip(f"Dovecot {version} is not installed here")
+    conf = tmp_path / "dovecot.conf"
+    conf.write_text(tree(version, **variables)[CONF])
+    answer = subprocess.run([str(doveconf), "-n", "-c", str(conf)], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (0, "")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rendering import render
 
 CONF, PAGE = "/etc/nginx/nginx.conf", "/var/www/mailwright/index.html"
+PROFILES = ["modern", "intermediate", "old"]
 
 
 MAIL: dict[str, Any] = {
@@ -140,3 +144,33 @@ def test_text_of_the_inventory_is_shown_and_not_interpreted() -> None:
 
 def test_without_the_page_nothing_of_it_is_left() -> None:
     assert set(rendered(nginx_page_enabled=False)) == {CONF, "/etc/systemd/system/nginx.service.d/mailwright.conf"}
+
+
+@pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_nginx_accepts_its_configuration(tmp_path: Path, profile: str) -> None:
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+                "-subj",
+                "/CN=mail.oak.test",
+            ),
+            *("-keyout", tmp_path / "privkey.pem", "-out", tmp_path / "fullchain.pem"),
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    overrides = {"main": {"pid": tmp_path / "pid", "error_log": "stderr"}, "http": {"access_log": False}}
+    text = rendered("12", mail={"settings": {"tls_profile": profile}}, nginx_overrides=overrides)[CONF]
+    text = text.replace("/var/lib/mailwright/tls/default", str(tmp_path))
+    (tmp_path / "nginx.conf").write_text(text)
+    done = subprocess.run(["nginx", "-t", "-q", "-c", tmp_path / "nginx.conf"], stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,8 +1,10 @@
-"""The Postfix tree, for three inventories."""
+"""The Postfix tree, rendered by Ansible's own engine for three inventories, and read back by Postfix where it is installed."""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +233,16 @@ def test_submitted_mail_loses_what_tells_about_the_client(release: str, header: 
 def test_submitted_mail_keeps_its_other_headers(release: str, header: str) -> None:
     rules = header_rules(render(release)["/etc/postfix/submission_header_checks"])
     assert not [action for pattern, action in rules if pattern.search(header)]
+
+
+@pytest.mark.skipif(not shutil.which("postconf"), reason="needs postfix; the scenario checks the same on the hosts")
+@pytest.mark.parametrize("variables", [{}, FULL, HOSTILE], ids=["minimal", "full", "hostile"])
+def test_postfix_reads_back_what_was_rendered(release: str, variables: dict[str, Any], tmp_path: Path) -> None:
+    tree = render(release, **variables)
+    for path, text in tree.items():
+        if path.startswith("/etc/postfix/"):
+            (tmp_path / Path(path).name).write_text(text)
+    result = subprocess.run(["postconf", "-c", tmp_path, "-n"], capture_output=True, text=True, check=False)
+    read = dict(line.split(" =", 1) for line in result.stdout.splitlines())
+    for name, value in parameters(tree["/etc/postfix/main.cf"]).items():
+        assert read[name].split() == value.split(), name

@@ -1,9 +1,12 @@
-"""The resolver's trees for the Internet, a private root and a hostile inventory."""
+"""The resolver's trees for the Internet, a private root and a hostile inventory, and what Unbound says to them where it is installed."""
 
 from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -100,3 +103,12 @@ def test_the_probe_is_a_program_that_names_the_cure() -> None:
     assert text.startswith("#!/usr/bin/python3\n")
     ast.parse(text)
     assert "resolver_forwarders" in text
+
+
+@pytest.mark.skipif(not shutil.which("unbound-checkconf"), reason="needs unbound")
+@pytest.mark.parametrize("variables", [PRIVATE, FORWARDED])
+def test_unbound_accepts_the_file(tmp_path: Path, variables: dict[str, Any]) -> None:
+    tree = render("resolver", "unbound", **variables)
+    (tmp_path / "root.hints").write_text(tree.get(HINTS, ""))
+    (tmp_path / "unbound.conf").write_text(tree[CONF].replace("/etc/unbound/", f"{tmp_path}/"))
+    subprocess.run(["unbound-checkconf", tmp_path / "unbound.conf"], check=True)

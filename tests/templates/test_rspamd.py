@@ -1,11 +1,15 @@
-"""The Rspamd tree for a small, a full and a hostile inventory."""
+"""The Rspamd tree for a small, a full and a hostile inventory, and what Rspamd says to it where it is installed."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import pytest
 from rendering import SETTINGS, render
 
 BASE = "/etc/rspamd"
@@ -114,3 +118,17 @@ def test_text_of_an_override_stays_text() -> None:
     lines = [line for line in tree[f"{BASE}/mailwright/overrides.conf"].splitlines() if not line.startswith("#")]
     assert len(lines) == 2
     assert all(line.startswith('"') for line in lines)
+
+
+@pytest.mark.skipif(not shutil.which("rspamadm"), reason="needs rspamd")
+@pytest.mark.parametrize("variables", [{}, {"mail": FULL_MAIL, **FULL}])
+def test_rspamd_accepts_the_tree(tmp_path: Path, variables: dict[str, Any]) -> None:
+    stage = tmp_path / "rspamd"
+    shutil.copytree(BASE, stage)
+    for path, text in render("rspamd", **variables).items():
+        if path.startswith(BASE):
+            target = stage / Path(path).relative_to(BASE)
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(text)
+    folders = [f"--var={name}={stage}" for name in ("CONFDIR", "LOCAL_CONFDIR")]
+    subprocess.run(["rspamadm", *folders, "configtest", "-c", stage / "rspamd.conf"], check=True)
