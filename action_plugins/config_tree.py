@@ -1,6 +1,6 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Controller side of `config_tree`: renders the templates of the task's role and sends them in one module call."""
+"""Controller side of `config_tree`: renders the templates of the task's role and sends them in one module call, where there is a need."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import ansible.module_utils
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.module_utils.datatag import native_type_name
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar, trust_as_template
 
-SHARED_TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+PROJECT = Path(__file__).resolve().parent.parent
+# Ansible offers a project's module_utils to modules only; plugins are told where they are.
+if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
+    ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+
+# Needs the path above, hence E402.
+from ansible.module_utils.mailwright.seal import code_version, seal  # noqa: E402
+
+SHARED_TEMPLATES = PROJECT / "templates"
 FILE_HEADER = trust_as_template("{% import 'header.j2' as header %}{{ header.text }}")
 
 
@@ -52,7 +61,13 @@ class ActionModule(ActionBase):
             if text.strip():
                 files[path] = text
         arguments["files"] = json.dumps(files)
+        arguments["seal"] = seal(arguments, code_version(PROJECT))
+        if variables.get("ansible_facts", {}).get("tree_seals", {}).get(arguments.get("name")) == arguments["seal"]:
+            return {**result, "changed": False, "changed_paths": [], "removed_paths": [], "units": {}, "notes": []}
         result.update(self._execute_module(module_name="config_tree", module_args=arguments, task_vars=variables))
+        if result.get("changed"):
+            # Other trees may watch what has changed: from here on each is compared on the host.
+            result["ansible_facts"] = {"tree_seals": {}}
         return result
 
     def _render(self, templar: Templar, source: Path) -> str:

@@ -179,6 +179,11 @@ options:
   files:
     description: The rendered files, as JSON. Set by the action plugin, never by a task.
     type: str
+  seal:
+    description:
+      - Digest of everything above. Set by the action plugin, which leaves the host alone while M(host_seals) finds the same seal there
+        and what it stands for untouched.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -274,6 +279,7 @@ ARGUMENTS = {
     "settle": {"type": "float", "default": 1},
     # One string, so that the masking of secrets does not blank every line of every file wherever it occurs.
     "files": {"type": "str", "no_log": True},
+    "seal": {"type": "str", "no_log": True},
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.mailwright.errors import Invalid
-from ansible.module_utils.mailwright.files import LockedError
+from ansible.module_utils.mailwright.files import LockedError, directory_digest
 
 try:
     from ansible.module_utils.mailwright import dkim
@@ -84,6 +84,10 @@ records:
   type: list
   elements: dict
   returned: success
+digest:
+  description: SHA-256 of the files, their owners and modes; empty while there is no directory.
+  type: str
+  returned: success
 """
 
 ARGUMENTS: dict[str, Any] = {
@@ -107,13 +111,17 @@ def main() -> None:
         # On a bare host in check mode the package is not there yet, and neither is any key.
         names = sorted(f"{row.get('selector')}._domainkey.{row.get('domain')}" for row in given["keys"])
         diff = {"prepared": "".join(f"+ {name}\n" for name in names)}
-        module.exit_json(changed=bool(names), added=names, changed_names=[], removed=[], records=[], diff=diff, invocation=invocation)
+        module.exit_json(
+            changed=bool(names), added=names, changed_names=[], removed=[], records=[], digest="", diff=diff, invocation=invocation
+        )
+    path = Path(given["path"])
     try:
-        done = dkim.apply(given["keys"], Path(given["path"]), given["owner"], given["group"], check_mode=module.check_mode)
+        done = dkim.apply(given["keys"], path, given["owner"], given["group"], check_mode=module.check_mode)
+        digest = directory_digest(path, "*.key") if path.is_dir() else ""
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     diff = {"prepared": "".join(f"{line}\n" for line in done.plan.lines())}
-    module.exit_json(changed=done.changed, **done.plan.names(), records=done.records, diff=diff, invocation=invocation)
+    module.exit_json(changed=done.changed, **done.plan.names(), records=done.records, digest=digest, diff=diff, invocation=invocation)
 
 
 if __name__ == "__main__":

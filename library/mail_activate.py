@@ -28,6 +28,11 @@ options:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
     default: /var/lib/mailwright
+  seals:
+    description:
+      - From M(mail_directory), C({salt, lists}). The lists are, by module, C({seal, digest}), of what the module was asked for and of the
+        files it staged. Kept for M(host_seals) where those files are live.
+    type: dict
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full, details: The lines of what was staged; secrets are masked.}
@@ -65,17 +70,26 @@ summary:
   returned: success
 """
 
-ARGUMENTS: dict[str, Any] = {"path": {"type": "path", "default": "/var/lib/mailwright"}}
+ARGUMENTS: dict[str, Any] = {
+    "path": {"type": "path", "default": "/var/lib/mailwright"},
+    # Digests of lists with passwords in them.
+    "seals": {"type": "dict", "no_log": True},
+}
 
 
 def main() -> None:
     """Wire the options to the work."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    directory = Directory(Path(module.params["path"]))
+    # The dictionary's words are no secrets, such as the names of the lists.
+    module.no_log_values.clear()
     try:
-        done = Directory(Path(module.params["path"])).activate(check_mode=module.check_mode)
+        done = directory.activate(check_mode=module.check_mode)
+        if module.params["seals"] and not module.check_mode:
+            directory.keep_seals(module.params["seals"]["salt"], module.params["seals"]["lists"])
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**done.result())
+    module.exit_json(**done.result(), invocation={"module_args": {"path": module.params["path"]}})
 
 
 if __name__ == "__main__":

@@ -66,6 +66,10 @@ rewritten:
   type: list
   elements: str
   returned: success
+digest:
+  description: SHA-256 of the files as they are to be.
+  type: str
+  returned: success
 """
 
 ARGUMENTS: dict[str, Any] = {

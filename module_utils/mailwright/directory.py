@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .errors import Invalid
-from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory, remove_file, write_atomic
+from .files import TEMPORARY_PREFIX, directory_digest, fsync_directory, host_lock, make_directory, remove_file, write_atomic
 from .hashing import Credential, resolve
 from .maps import check_address, check_domain, check_key, check_targets, check_value, parse_map, parse_patterns, render_map, render_patterns
 from .passwd_file import DENIABLE, User, parse_names, parse_users, render_names, render_users
@@ -74,6 +74,13 @@ ORDER: Final = (
     "postfix/own_domains",
     DOMAINS,
 )
+# Which module stages what.
+OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "mail_mailboxes": (*DENY.values(), USERS, MAILBOXES),
+    "mail_aliases": (ALIASES,),
+    "mail_maps": (*(f"postfix/{name}" for name in MAPS), PATTERNS),
+    "mail_domains": (DOMAINS,),
+}
 PRESENT: Final = "OK"
 # Seconds that sessions with the old patterns get, when an address moves to a new pattern.
 DRAIN: Final = 30.0
@@ -206,6 +213,7 @@ class Staged:
     plan: Plan
     secret: tuple[str, ...] = ()
     rewritten: list[str] = field(default_factory=list)
+    digest: str = ""
 
     def result(self) -> dict[str, Any]:
         """A module's result. Names only; the lines of the diff have secrets masked."""
@@ -214,6 +222,7 @@ class Staged:
             **self.plan.names(),
             "unchanged": self.plan.unchanged,
             "rewritten": self.rewritten,
+            "digest": self.digest,
             "changed": bool(self.plan or self.rewritten),
             "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
         }
@@ -307,7 +316,7 @@ class Directory:
         newest = self._generation(numbers[-1]) if numbers else None
         bases = [*([] if self._pending() else [self.root]), *([newest] if newest else [])]
         different = {name: text for name, text in texts.items() if not all(_has(base / name, text) for base in bases)}
-        staged = Staged(plan, secret)
+        staged = Staged(plan, secret, digest=_digest(texts))
         if not plan and newest:
             staged.rewritten = [name for name, text in different.items() if text != self.read(name)]
         stale = [name for name in texts if (self.next / name).exists()]
@@ -337,6 +346,37 @@ class Directory:
             make_directory(self.root / group, mode=0o750, uid=_root(), gid=self._group_id(group))
         if make_directory(self.store / "postmap", mode=0o700):
             write_atomic(self.store / "postmap" / "main.cf", b"", mode=0o600)
+
+    # -- seals
+
+    def standing(self) -> dict[str, Any]:
+        """`{salt, lists: {module: {seal, digest}}}` (seal.py) of the lists whose files are live, and as those modules made them."""
+        recorded = self._seals()
+        lists = recorded["lists"] if not self._work() else {}
+        return {
+            **recorded,
+            "lists": {label: kept for label, kept in lists.items() if kept["digest"] and kept["digest"] == self._live_digest(label)},
+        }
+
+    def _seals(self) -> dict[str, Any]:
+        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            found = json.loads((self.store / "seals.json").read_text())
+            return {"salt": str(found["salt"]), "lists": dict(found["lists"])}
+        return {"salt": "", "lists": {}}
+
+    def _live_digest(self, label: str) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            if label == "dkim_keys":
+                return directory_digest(self.root / "dkim", "*.key")
+            return _digest({name: (self.root / name).read_text() for name in OWNERS[label]})
+        return ""
+
+    def keep_seals(self, salt: str, seals: Mapping[str, Mapping[str, str]]) -> None:
+        """Record `{module: {seal, digest}}` of those lists that are live: another run may have been faster. Raises OSError."""
+        lists = {label: dict(kept) for label, kept in seals.items() if kept["digest"] == self._live_digest(label)}
+        recorded = {"salt": salt, "lists": lists}
+        if recorded != self._seals():
+            write_atomic(self.store / "seals.json", json.dumps(recorded).encode(), mode=0o600)
 
     # -- activation
 
@@ -520,6 +560,10 @@ def _own(path: Path, gid: int) -> None:
         os.chown(path, _root(), gid)
     if found.st_mode & 0o7777 != 0o640:
         path.chmod(0o640)
+
+
+def _digest(texts: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
 def _has(path: Path, text: str) -> bool:

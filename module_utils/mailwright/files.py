@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 import stat
@@ -115,6 +116,16 @@ def make_directory(path: Path, *, mode: int = 0o755, uid: int = -1, gid: int = -
         path.chmod(mode)
         changed = True
     return changed
+
+
+def directory_digest(directory: Path, pattern: str) -> str:
+    """SHA-256 of owner and mode of a directory and of its files that match, and of their contents. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in (directory, *sorted(directory.glob(pattern))):
+        found = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(found.st_mode) else ""
+        digest.update(f"{path}\n{found.st_mode:o} {found.st_uid} {found.st_gid} {content}\n".encode())
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager

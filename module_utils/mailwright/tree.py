@@ -6,7 +6,7 @@ Compare → stage and check → journal → swap → activate → probe → mani
 holds:
 
 - `manifest.json`: `files` {path: what was there before Mailwright}, `directories` it made, and as of the last activation
-  whose probes all answered `proven` {path: fingerprint} and `watched` {path: fingerprint}
+  whose probes all answered `proven` {path: fingerprint}, `watched` {path: fingerprint}, and the `request` and `seal` it was made by
 - `originals/`: the contents that `files` refers to
 - `journal/`: what a transaction has replaced; exists only during one, or after one that was killed
 - `previous/`: the journal of the last transaction that succeeded
@@ -92,6 +92,9 @@ class Tree:
     probe: Sequence[Probe] = ()
     probe_timeout: float = 10.0
     settle: float = 1.0
+    # What this was parsed from, without the files, and the caller's digest of all of it.
+    request: Mapping[str, Any] = field(default_factory=dict)
+    seal: str = ""
 
 
 @dataclass
@@ -205,6 +208,8 @@ def parse(parameters: Mapping[str, Any]) -> Tree:
         probe=probes,
         probe_timeout=parameters["probe_timeout"],
         settle=parameters["settle"],
+        request={key: value for key, value in parameters.items() if key not in ("files", "seal")},
+        seal=parameters.get("seal") or "",
     )
 
 
@@ -303,7 +308,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def read_manifest(state: Path) -> dict[str, Any]:
     """The manifest, or an empty one. Raises TreeError, OSError."""
-    return read_json(state / "manifest.json", {"files": {}, "directories": [], "proven": {}, "watched": {}})
+    return read_json(state / "manifest.json", {"files": {}, "directories": [], "proven": {}, "watched": {}, "request": {}, "seal": ""})
 
 
 def read_journal(state: Path) -> dict[str, Any]:
@@ -314,14 +319,16 @@ def read_journal(state: Path) -> dict[str, Any]:
 # --- comparing ---
 
 
-def make_plan(tree: Tree, wanted: Mapping[str, Wanted], manifest: Mapping[str, Any], state: Path) -> Plan:
-    """Everything that differs, nothing written. Raises TreeError, UnitError, OSError."""
+def make_plan(
+    tree: Tree, wanted: Mapping[str, Wanted], manifest: Mapping[str, Any], state: Path, states: Mapping[str, State] | None = None
+) -> Plan:
+    """Everything that differs, nothing written; `states` of the units where they are known. Raises TreeError, UnitError, OSError."""
     plan = Plan()
     compare_files(plan, wanted, manifest, state)
     compare_directories(plan, tree, wanted)
     plan.watched = {watch.path: watch_fingerprint(watch.path) for watch in tree.watch}
     plan.watch_actions = [w.action for w in tree.watch if manifest["watched"].get(w.path) != plan.watched[w.path]]
-    plan.states = unit_states(tree.units)
+    plan.states = unit_states(tree.units) if states is None else states
     proven = bool(manifest["proven"])
     for unit in tree.units:
         action = plan_unit(unit, plan.states, plan.pending, plan.watch_actions, proven)
@@ -377,6 +384,30 @@ def compare_directories(plan: Plan, tree: Tree, wanted: Mapping[str, Wanted]) ->
     missing = {f"user {a.owner!r} does not exist on this host" for a, (uid, _) in accounts.items() if uid is None}
     missing |= {f"group {a.group!r} does not exist on this host" for a, (_, gid) in accounts.items() if gid is None}
     plan.missing = sorted(missing)
+
+
+# --- asking again ---
+
+
+def standing(trees: Path = STATE_DIRECTORY) -> dict[str, str]:
+    """{name: seal} of the trees that are as their last transaction left them: files, owners, watched files and units."""
+    kept: dict[str, tuple[Tree, dict[str, Any]]] = {}
+    for state in sorted(trees.glob("*")):
+        # What cannot be read back is for the transaction to complain of.
+        with contextlib.suppress(TreeError, OSError, ValueError, KeyError, TypeError):
+            manifest = read_manifest(state)
+            if manifest["seal"] and not read_journal(state)["entries"]:
+                files = {path: Path(path).read_bytes().decode() for path in manifest["proven"]}
+                kept[state.name] = parse({**manifest["request"], "files": json.dumps(files), "seal": manifest["seal"]}), manifest
+    found = {}
+    states = unit_states([unit for tree, _ in kept.values() for unit in tree.units])
+    for name, (tree, manifest) in kept.items():
+        with contextlib.suppress(TreeError, OSError):
+            wanted = wanted_files(tree)
+            plan = make_plan(tree, wanted, manifest, trees / name, states)
+            if not result_of(tree, wanted, plan).changed and not plan.missing and not plan.watch_actions:
+                found[name] = tree.seal
+    return found
 
 
 # --- telling ---
@@ -499,8 +530,8 @@ def perform(tree: Tree, state: Path) -> Result:
     if plan.missing:
         raise TreeError("; ".join(plan.missing))
     if not result.changed and not journal["entries"]:
-        if set(manifest["files"]) != set(wanted) or manifest["watched"] != plan.watched:
-            record_proof(state, wanted, plan)
+        if set(manifest["files"]) != set(wanted) or manifest["watched"] != plan.watched or manifest["seal"] != tree.seal:
+            record_proof(tree, state, wanted, plan)
         return result
     words = secret_words(wanted, plan)
     made: list[str] = []
@@ -524,7 +555,7 @@ def perform(tree: Tree, state: Path) -> Result:
         log = log_lines(tree.units, started)
         parts = [str(error), f"Last log lines:\n{log}" if log else "", roll_back(tree, state, journal, plan)]
         raise TreeError(hide("\n".join(part for part in parts if part), words)) from None
-    record_proof(state, wanted, plan)
+    record_proof(tree, state, wanted, plan)
     return result
 
 
@@ -635,7 +666,7 @@ def swap(
     remove_empty(d for d in directories if not any(path.startswith(f"{d}/") for path in wanted))
 
 
-def record_proof(state: Path, wanted: Mapping[str, Wanted], plan: Plan) -> None:
+def record_proof(tree: Tree, state: Path, wanted: Mapping[str, Wanted], plan: Plan) -> None:
     """Record the tree as live and answering, and keep the journal as the previous generation. Raises OSError."""
     make_directory(state, mode=0o700)
     current = read_manifest(state)
@@ -645,6 +676,8 @@ def record_proof(state: Path, wanted: Mapping[str, Wanted], plan: Plan) -> None:
         "directories": [d for d in current["directories"] if any(path.startswith(f"{d}/") for path in wanted)],
         "proven": {path: want.fingerprint for path, want in wanted.items()},
         "watched": plan.watched,
+        "request": tree.request,
+        "seal": tree.seal,
     }
     write_json(state / "manifest.json", manifest)
     used = {stored.get("blob") for stored in files.values()}

@@ -85,6 +85,20 @@ def test_check_mode_tells_that_there_is_nothing_to_change(site: Site) -> None:
     assert site.changed("--check", "--diff") == 0
 
 
+def test_what_was_changed_by_hand_is_put_right(mail: MailHost, host: Host, site: Site) -> None:
+    files = ["/etc/nginx/nginx.conf", "/etc/postfix/main.cf", "/var/lib/mailwright/postfix/virtual_aliases"]
+    state = host.check_output("stat -c '%U:%G %a' " + " ".join(files) + "; sha256sum " + " ".join(files))
+    host.check_output("echo '# by hand' >>/etc/nginx/nginx.conf")
+    host.check_output("chmod 0666 /etc/postfix/main.cf")
+    host.check_output("echo 'alice@oak.test bob@oak.test' >>/var/lib/mailwright/postfix/virtual_aliases")
+    host.check_output("systemctl stop unbound")
+    assert site.changed("--check") == 4
+    assert site.changed() == 4
+    assert host.check_output("stat -c '%U:%G %a' " + " ".join(files) + "; sha256sum " + " ".join(files)) == state
+    assert host.service("unbound").is_running
+    assert site.changed() == 0
+
+
 def test_an_edit_goes_live_in_one_run_without_ending_a_process(mail: MailHost, host: Host, site: Site) -> None:
     (site.path / "domains/fir.yml").write_text(
         f"domain: Fir.test\nmailboxes:\n  - {{name: Frank, password: {CANARY}}}\n"

@@ -50,11 +50,11 @@ def run(role: Path, load_plugin: Callable[[str], ModuleType], monkeypatch: pytes
 
         def send(module_name: str, module_args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
             sent.update(module_args)
-            return {}
+            return {"changed": True}
 
         monkeypatch.setattr(action, "_execute_module", send)
-        action.run(task_vars=variables or {})
-        return sent | {"files": json.loads(sent["files"])}
+        result = action.run(task_vars=variables or {})
+        return sent | {"files": json.loads(sent.get("files", "null")), "result": result}
 
     return run_action
 
@@ -144,6 +144,20 @@ def test_a_tree_that_leads_out_of_the_role_or_does_not_exist_is_refused(role: Pa
 def test_a_task_cannot_hand_over_files_itself(run: Run) -> None:
     with pytest.raises(AnsibleActionFail, match="not for tasks"):
         run(files="{}")
+
+
+def test_a_host_that_keeps_the_seal_of_this_request_is_left_alone(role: Path, run: Run) -> None:
+    write(role / "etc/a", "{{ x }}\n")
+    seal = run({"x": "1"})["seal"]
+    facts = {"tree_seals": {"test": seal}}
+    kept = run({"x": "1", "ansible_facts": facts})
+    assert kept["files"] is None
+    assert not kept["result"]["changed"]
+    for other in ({"x": "2"}, {"x": "1", "settle": 2}):
+        done = run({"x": other.pop("x"), "ansible_facts": facts}, **other)
+        assert done["files"] is not None
+        # What watches this tree's files is compared on the host.
+        assert done["result"]["ansible_facts"] == {"tree_seals": {}}
 
 
 def test_documentation_and_arguments_of_the_module_agree(load_plugin: Callable[[str], ModuleType]) -> None:

@@ -454,3 +454,38 @@ def test_mailboxes_are_checked_once_more_on_the_host(host: Host, changes: dict[s
 def test_an_unknown_table_is_refused(host: Host) -> None:
     with pytest.raises(Invalid, match="known are"):
         d.stage_maps(host.directory(), {"transport": []}, [])
+
+
+# -- seals
+
+
+def test_lists_that_are_live_keep_their_seals(host: Host) -> None:
+    where = host.directory()
+    staged = {"mail_domains": d.stage_domains(where, [{"name": "oak.test"}]), "mail_aliases": d.stage_aliases(where, [])}
+    seals = {module: {"seal": module, "digest": done.digest} for module, done in staged.items()}
+    where.keep_seals("5a17", seals)
+    assert where.standing() == {"salt": "5a17", "lists": {}}
+    where.activate()
+    assert where.standing()["lists"] == {}
+    where.keep_seals("5a17", seals | {"mail_maps": {"seal": "of another run", "digest": "no such files"}})
+    assert where.standing() == {"salt": "5a17", "lists": seals}
+
+
+@pytest.mark.parametrize("damage", ["by hand", "database", "staged", "other rows"])
+def test_a_list_that_is_not_as_it_was_left_loses_its_seal(host: Host, damage: str) -> None:
+    where = host.directory()
+    staged = d.stage_domains(where, [{"name": "oak.test"}])
+    where.activate()
+    where.keep_seals("5a17", {"mail_domains": {"seal": "s", "digest": staged.digest}})
+    assert where.standing()["lists"]
+    match damage:
+        case "by hand":
+            (host.root / d.DOMAINS).write_text("evil.test OK\n")
+        case "database":
+            (host.root / f"{d.DOMAINS}.lmdb").unlink()
+        case "staged":
+            d.stage_domains(where, [])
+        case "other rows":
+            d.stage_domains(where, [])
+            where.activate()
+    assert where.standing()["lists"] == {}

@@ -574,3 +574,64 @@ def test_every_fault_of_the_parameters_is_told_at_once() -> None:
 
 def test_numbers_in_commands_become_words() -> None:
     assert tree.parse(PARAMETERS | {"check": [["sleep", 1]]}).check == [["sleep", "1"]]
+
+
+# --- seals ---
+
+
+@pytest.fixture
+def sealed(host: Host) -> Callable[[], dict[str, str]]:
+    """A tree that was applied with a seal; looks at what of it still stands."""
+    watched = host.root / "watched"
+    watched.write_text("old")
+    account = {"owner": OWNER, "group": GROUP, "secret": False}
+    request = {
+        "name": "test",
+        "files": json.dumps({str(host.etc / "a.conf"): "1\n", str(host.etc / "d" / "b.conf"): "2\n"}),
+        "directories": [],
+        "attributes": [{"path": "*/", "mode": "0755", **account}, {"path": "*", "mode": "0640", **account}],
+        **{"check": [], "apply": [], "units": [], "probe": [], "probe_timeout": 1.0, "settle": 0.0},
+        "watch": [{"path": str(watched), "action": None}],
+        "seal": "s1",
+    }
+    request["attributes"][0]["path"] = f"{host.etc}/*/"
+    host.request = request
+    transact(tree.parse(request), state=host.root / "trees" / "test", lock=host.root / "lock")
+    return lambda: tree.standing(host.root / "trees")
+
+
+def test_an_untouched_tree_keeps_its_seal(host: Host, sealed: Callable[[], dict[str, str]]) -> None:
+    before = host.everything()
+    assert sealed() == {"test": "s1"}
+    assert host.everything() == before
+
+
+@pytest.mark.parametrize("damage", ["text", "mode", "gone", "directory", "watched", "interrupted", "manifest"])
+def test_a_tree_that_somebody_touched_loses_its_seal(host: Host, sealed: Callable[[], dict[str, str]], damage: str) -> None:
+    path = host.etc / "d" / "b.conf"
+    state = host.root / "trees" / "test"
+    match damage:
+        case "text":
+            path.write_text("3\n")
+        case "mode":
+            path.chmod(0o644)
+        case "gone":
+            path.unlink()
+        case "directory":
+            path.parent.chmod(0o700)
+        case "watched":
+            (host.root / "watched").write_text("new")
+        case "interrupted":
+            (state / "journal").mkdir()
+            write_atomic(state / "journal" / "journal.json", json.dumps({"entries": {str(path): {"kind": "absent"}}}).encode())
+        case "manifest":
+            (state / "manifest.json").write_text("{")
+    assert sealed() == {}
+
+
+def test_a_seal_that_was_lost_comes_back_with_the_next_run(host: Host, sealed: Callable[[], dict[str, str]]) -> None:
+    (host.etc / "a.conf").write_text("9\n")
+    transact(tree.parse({**host.request, "seal": "s2"}), state=host.root / "trees" / "test", lock=host.root / "lock")
+    assert sealed() == {"test": "s2"}
+    assert not transact(tree.parse({**host.request, "seal": "s3"}), state=host.root / "trees" / "test", lock=host.root / "lock").changed
+    assert sealed() == {"test": "s3"}
