@@ -74,8 +74,16 @@ References (`"{{{{ variable }}}}"`) and vaulted values (`!vault`) work in every 
 ## What is added
 
 - {", ".join(f"`{name}@`" for name in RFC_2142_NAMES)} of each domain go to `mail_postmaster` unless the domain declares them (RFC 2142).
-- A mailbox may send as itself and as each of its `aliases`; an alias with `send_as: true` may be used by all mailboxes it ends in.
-- A declared mailbox or alias wins over `catch_all`; `alias_patterns` must not match declared names.
+- A mailbox may send as itself and as each of its `aliases`; an alias or group with `send_as: true` may be used by all mailboxes it ends in;
+  `send_as` of a mailbox names further addresses of ours, other people's among them.
+- An alias domain (`alias_of`) has every address of the other domain, and no other: mail to them, sending as them, refusals, spam scores.
+  It has DKIM keys of its own.
+- Members of a group get its mail as if it had been written to them: their own forwards, filters and scores apply. `except` leaves members
+  out of this group only; nobody gets a message twice because two groups hold them. What a mailbox forwards never makes somebody a member.
+- A tag goes on with the mail: what is sent to `info+x@` arrives at `alice+x@`, also outside.
+- `internal: true` is about the address that the sender writes to: strangers who name it are refused (554), submitted mail, `mail_networks` and
+  the host itself are not. A public alias or group that ends there still lets mail in.
+- A declared mailbox or alias wins over `mail_aliases` without a domain, and over `catch_all`; `alias_patterns` must not match declared names.
 
 ## Types
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from .model import Mailbox, Model
@@ -17,6 +17,7 @@ Row = dict[str, Any]
 # Answers of access(5). REJECT takes an enhanced status code in front of its text.
 FORGED: Final = "REJECT 5.7.1 Mail from this domain is sent by its own users only, with authentication"
 SEND_ONLY: Final = "REJECT 5.7.1 This mailbox receives no mail"
+INTERNAL: Final = "REJECT 5.7.1 This address takes mail from its own users only"
 DISABLED: Final = "550 5.2.1 Mailbox disabled"
 
 # How a protocol is called in the inventory, and for Dovecot.
@@ -36,14 +37,15 @@ def compile_rows(model: Model) -> Row:
         "maps": {
             "sender_logins": _map(_sender_logins(model)),
             "own_domains": _map({key: FORGED for name in model.domains for key in (name, f".{name}")}),
-            "recipient_access": _map(_recipient_access(model)),
+            "recipient_access": _map(_with_twins(model, _recipient_access(model))),
+            "internal_recipients": _map(_with_twins(model, _internal_recipients(model))),
             "transports": _map(_transports(settings["transports"])),
             "tls_policies": _map(_tls_policies(settings["tls_policies"])),
         },
         "alias_patterns": [
             {"pattern": f"^(?:{pattern.pattern})@{re.escape(name)}$", "to": list(pattern.to)}
             for name, domain in sorted(model.domains.items())
-            for pattern in domain.patterns
+            for pattern in model.domains[domain.alias_of or name].patterns
         ],
         "dkim_keys": [{"domain": name, **key} for name, domain in sorted(model.domains.items()) for key in domain.dkim_keys],
         "spam_settings": _spam_settings(model),
@@ -78,35 +80,41 @@ def _aliases(model: Model) -> list[Row]:
         # Postfix looks a catch-all up before it knows about mailboxes: an entry to itself keeps each from being swallowed.
         if domain.catch_all is not None:
             rows.update((mailbox.address, [mailbox.address]) for mailbox in domain.mailboxes)
+    rows.update((mailbox.address, list(mailbox.forward.to)) for mailbox in model.mailboxes.values() if mailbox.forward is not None)
+    # Every address by name, so that one that does not exist is refused and not found out about later.
+    for twin, original in _twins(model, (*model.mailboxes, *model.aliases)):
+        rows[twin] = rows[original] if original.startswith("@") else [original]
     return [{"address": address, "to": to} for address, to in sorted(rows.items())]
 
 
-def _members(model: Model, start: Iterable[str]) -> set[str]:
-    """Mailboxes of ours that an alias ends in, through other aliases."""
-    found: set[str] = set()
-    seen: set[str] = set()
-    waiting = list(start)
-    while waiting:
-        address = waiting.pop()
-        if address in seen:
-            continue
-        seen.add(address)
-        step = model.rewrite(address)
-        if step is not None:
-            waiting.extend(step[1])
-        elif (base := address if address in model.mailboxes else model.base(address)) in model.mailboxes:
-            found.add(base)
-    return found
+def _twins(model: Model, addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """(address of an alias domain, the one it stands for) for each of these that has such."""
+    aliases: dict[str, list[str]] = {}
+    for name, domain in model.domains.items():
+        if domain.alias_of is not None:
+            aliases.setdefault(domain.alias_of, []).append(name)
+    if aliases:
+        for address in addresses:
+            local, _, name = address.rpartition("@")
+            for alias in aliases.get(name, ()):
+                yield f"{local}@{alias}", address
+
+
+def _with_twins(model: Model, entries: Mapping[str, str]) -> dict[str, str]:
+    """The same for alias domains, which have no entries of their own."""
+    return {**entries, **{twin: entries[original] for twin, original in _twins(model, entries)}}
 
 
 def _sender_logins(model: Model) -> dict[str, str]:
     logins: dict[str, set[str]] = {}
     for mailbox in model.mailboxes.values():
-        for address in (mailbox.address, *mailbox.aliases):
+        for address in (mailbox.address, *mailbox.aliases, *mailbox.send_as):
             logins.setdefault(address, set()).add(mailbox.address)
     for alias in model.aliases.values():
-        if alias.send_as and (members := _members(model, alias.to)):
+        if alias.send_as and (members := model.members(alias.to).keys() & model.mailboxes.keys()):
             logins.setdefault(alias.address, set()).update(members)
+    for twin, original in list(_twins(model, logins)):
+        logins.setdefault(twin, set()).update(logins[original])
     return {address: ",".join(sorted(members)) for address, members in logins.items()}
 
 
@@ -116,6 +124,14 @@ def _recipient_access(model: Model) -> dict[str, str]:
         answer = DISABLED if not mailbox.enabled else SEND_ONLY if mailbox.send_only else None
         if answer is not None:
             answers.update(dict.fromkeys((mailbox.address, *mailbox.aliases), answer))
+    return answers
+
+
+def _internal_recipients(model: Model) -> dict[str, str]:
+    answers = {alias.address: INTERNAL for alias in model.aliases.values() if alias.internal}
+    for mailbox in model.mailboxes.values():
+        if mailbox.internal:
+            answers.update(dict.fromkeys((mailbox.address, *mailbox.aliases), INTERNAL))
     return answers
 
 
@@ -137,11 +153,13 @@ def _map(entries: Mapping[str, str]) -> list[Row]:
 def _spam_settings(model: Model) -> list[Row]:
     rows: list[Row] = []
     for name, domain in sorted(model.domains.items()):
-        if domain.spam is not None:
-            rows.append({"recipient": f"@{name}", **domain.spam})
+        original = model.domains[domain.alias_of or name]
+        spam = domain.spam if domain.spam is not None else original.spam
+        if spam is not None:
+            rows.append({"recipient": f"@{name}", **spam})
         rows.extend(
-            {"recipient": address, **mailbox.spam}
-            for mailbox in domain.mailboxes
+            {"recipient": f"{address.rpartition('@')[0]}@{name}", **mailbox.spam}
+            for mailbox in original.mailboxes
             if mailbox.spam is not None
             for address in (mailbox.address, *mailbox.aliases)
         )

@@ -58,13 +58,14 @@ PATTERNS: Final = "postfix/virtual_alias_patterns"
 DOMAINS: Final = "postfix/virtual_domains"
 MAILBOXES: Final = "postfix/virtual_mailboxes"
 # What mail_maps owns beside the patterns.
-MAPS: Final = ("recipient_access", "sender_logins", "tls_policies", "transports", "own_domains")
+MAPS: Final = ("recipient_access", "internal_recipients", "sender_logins", "tls_policies", "transports", "own_domains")
 # The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
 # Entries disappear in the opposite order.
 ORDER: Final = (
     *DENY.values(),
     USERS,
     "postfix/recipient_access",
+    "postfix/internal_recipients",
     MAILBOXES,
     PATTERNS,
     ALIASES,

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from . import names, passwords, schema
 from .errors import Invalid
 from .pem import RSA_BITS, check_private_key
-from .reader import BROKEN, At, Plain, Reader, kind
+from .reader import BROKEN, At, Plain, Reader, kind, suggest
 
 __all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "check"]
 
@@ -45,16 +45,26 @@ class Mailbox:
     aliases: list[str]
     spam: Mapping[str, float] | None
     junk_filing: bool
+    internal: bool
+    # Who gets its mail, itself among them where it keeps a copy.
+    forward: Alias | None = None
+    # Further addresses it may send as.
+    send_as: Mapping[str, At] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
 class Alias:
+    """An address that passes mail on: alias, group, catch-all, another name of a mailbox, or a mailbox with `forward`."""
+
     at: At
     address: str
     to: list[str]
     send_as: bool = False
+    internal: bool = False
     # Where each target stands; none for what is made of something else (a mailbox's own names, RFC 2142).
     spots: Mapping[str, At] = field(default_factory=dict)
+    # Of a group: who gets nothing. `to` is without them once the whole inventory is read.
+    excluded: Mapping[str, At] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -77,6 +87,8 @@ class Domain:
     catch_all: Alias | None
     spam: Mapping[str, float] | None
     dkim_keys: list[dict[str, Any]]
+    # The domain whose addresses all exist in this one, which has none of its own.
+    alias_of: str | None = None
     mailboxes: list[Mailbox] = field(default_factory=list)
     aliases: list[Alias] = field(default_factory=list)
     patterns: list[Pattern] = field(default_factory=list)
@@ -102,10 +114,15 @@ class Model:
 
     def rewrite(self, address: str) -> tuple[str, list[str]] | None:
         """The entry that Postfix finds for an address, and what it becomes; None when it stays as it is (virtual(5))."""
-        domain_name = address.rpartition("@")[2]
+        local, _, domain_name = address.rpartition("@")
         domain = self.domains.get(domain_name)
-        if domain is None or address in self.mailboxes:
+        if domain is None:
             return None
+        if domain.alias_of is not None:
+            twin = f"{local}@{domain.alias_of}"
+            return (address, [twin]) if self.known(twin) else None
+        if address in self.mailboxes:
+            return self._forward(address)
         if address in self.aliases:
             return address, self.aliases[address].to
         for pattern in domain.patterns:
@@ -113,9 +130,40 @@ class Model:
                 return f"{pattern.pattern}@{domain_name}", pattern.to
         base = self.base(address)
         if base in self.mailboxes:
-            return None
+            return self._forward(base)
         alias = self.aliases.get(base) or self.aliases.get(f"@{domain_name}")
         return (alias.address, alias.to) if alias else None
+
+    def _forward(self, address: str) -> tuple[str, list[str]] | None:
+        forward = self.mailboxes[address].forward
+        return (address, forward.to) if forward else None
+
+    def known(self, address: str) -> bool:
+        """Whether an address of a domain delivered here exists."""
+        return address in self.mailboxes or self.base(address) in self.mailboxes or self.rewrite(address) is not None
+
+    def reach(self, addresses: Iterable[str]) -> Iterator[tuple[str, str, bool]]:
+        """All that mail to these addresses comes by, each once: what finds it (a mailbox, an entry that passes it on, or the address
+        itself), the address, and whether it ends there. What a mailbox forwards is not followed: that is its own affair.
+        """
+        seen: set[str] = set()
+        waiting = list(addresses)[::-1]
+        while waiting:
+            address = waiting.pop()
+            step = self.rewrite(address)
+            base = address if address in self.mailboxes else self.base(address)
+            key = step[0] if step is not None else base if base in self.mailboxes else address
+            if key in seen:
+                continue
+            seen.add(key)
+            ends = step is None or key in self.mailboxes
+            yield key, address, ends
+            if step is not None and not ends:
+                waiting.extend(step[1][::-1])
+
+    def members(self, addresses: Iterable[str]) -> dict[str, str]:
+        """Where mail to these addresses ends: mailboxes and other people's addresses, and how each was written."""
+        return {key: address for key, address, ends in self.reach(addresses) if ends}
 
 
 def check(
@@ -184,6 +232,7 @@ class _Builder:
     def build(self, entries: Sequence[tuple[At, DomainFile | None]], root: At, complete: bool) -> None:
         settings = self.settings
         settings["dkim_keys"] = self.dkim_keys(settings["dkim_keys"])
+        common = settings.pop("aliases")
         self.check_settings(root)
         raw_domains: list[tuple[Domain, dict[str, Any]]] = []
         for at, file in entries:
@@ -192,12 +241,21 @@ class _Builder:
             if (read := self.domain(at)) is not None:
                 raw_domains.append(read)
         for domain, values in raw_domains:
-            self.contents(domain, values)
+            self.read_alias_of(domain, values)
+        for domain, values in raw_domains:
+            if domain.alias_of is not None:
+                self.alias_domain(domain, values["at"].item("alias_of"))
+            else:
+                self.contents(domain, values)
+        self.common_aliases(common)
         self.postmaster(root)
+        for alias in list(self.model.aliases.values()):
+            self.exclude(alias)
         self.patterns()
         self.transports(root)
         if complete:
             self.references(root)
+            self.senders()
         self.expansions()
         if self.weak:
             self.reader.report.warnings.append(
@@ -323,15 +381,14 @@ class _Builder:
         quota = values["quota"] if values["quota"] is not None else self.settings["default_quota"]
         for at, entry in values["mailboxes"] or ():
             self.mailbox(domain, at, entry, quota)
-        for at, entry in values["aliases"] or ():
-            to = self.targets(domain, at, entry["to"])
-            name = f"{entry['name']}@{domain.name}"
-            if entry["name"] is not BROKEN and self.own(name, at.item("name"), "alias"):
-                alias = Alias(at.item("to"), name, list(to), entry["send_as"], spots=to)
-                domain.aliases.append(alias)
-                self.model.aliases[name] = alias
+        for key, what in (("groups", "group"), ("aliases", "alias")):
+            for at, entry in values[key] or ():
+                if entry["name"] is BROKEN:
+                    self.targets(domain, at, entry, "members" if what == "group" else "to")
+                else:
+                    self.alias(domain, at, entry, f"{entry['name']}@{domain.name}", what)
         for at, entry in values["alias_patterns"] or ():
-            to = self.targets(domain, at, entry["to"])
+            to = self.targets(domain, at, entry)
             if entry["pattern"] is not BROKEN:
                 domain.patterns.append(Pattern(at, entry["pattern"], domain.name, list(to), to))
         if values["catch_all"] is not None:
@@ -340,6 +397,107 @@ class _Builder:
             if catch_all is not None:
                 domain.catch_all = Alias(spot, f"@{domain.name}", [catch_all], spots={catch_all: spot})
                 self.model.aliases[f"@{domain.name}"] = domain.catch_all
+
+    def alias(self, domain: Domain, at: At, entry: dict[str, Any], address: str, what: str) -> None:
+        """An alias, or a group, which has `members` in place of `to`."""
+        key = "members" if what == "group" else "to"
+        to = self.targets(domain, at, entry, key)
+        if not self.own(address, at.item("name"), what):
+            return
+        self.receives(address, at, entry["internal"])
+        excluded = self.addresses(domain, entry["except"]) if what == "group" else {}
+        alias = Alias(at.item(key), address, list(to), entry["send_as"], entry["internal"], to, excluded)
+        domain.aliases.append(alias)
+        self.model.aliases[address] = alias
+
+    def receives(self, address: str, at: At, internal: bool) -> None:
+        local = address.partition("@")[0]
+        if internal and local in ("postmaster", "abuse"):
+            self.refuse(at.item("internal"), f"{local} must hear from everybody (RFC 5321, 4.5.1; RFC 2142)", "remove it", value=True)
+
+    def read_alias_of(self, domain: Domain, values: dict[str, Any]) -> None:
+        if values["alias_of"] is None:
+            return
+        at: At = values["at"]
+        for key, value in at.value.items() if isinstance(at.value, Mapping) else ():
+            if key in schema.DOMAIN and key not in schema.ALIAS_DOMAIN_KEYS and value is not None:
+                self.refuse(
+                    at.item(key), "not for an alias domain: its addresses are those of the other one", "remove it, or alias_of", value
+                )
+        try:
+            domain.alias_of = names.domain(values["alias_of"], allow_confusable=True)
+        except Invalid as error:
+            self.refuse(at.item("alias_of"), error.reason, error.cure, value=values["alias_of"])
+
+    def alias_domain(self, domain: Domain, at: At) -> None:
+        """D4: the domain with the addresses is another one, delivered here, and has them itself."""
+        domains = self.model.domains
+        chain = [domain.name]
+        while (target := domains[chain[-1]].alias_of) is not None and target in domains and target not in chain:
+            chain.append(target)
+        if target in chain:
+            loop = " → ".join([*chain[chain.index(target) :], target])
+            self.refuse(at, f"alias loop {loop}", "one of them must have the addresses", value=at.value)
+        elif target is not None:
+            near = suggest(target, domains) or "declare it, or name one that is declared"
+            self.refuse(at, f"{target} is not a domain that is delivered here", near, value=at.value)
+        elif len(chain) > 2:
+            self.refuse(at, f"{chain[1]} is an alias domain itself", f"write {chain[-1]}", value=at.value)
+
+    def common_aliases(self, entries: Sequence[tuple[At, dict[str, Any]]]) -> None:
+        """A2: aliases of every domain that is delivered here and does not declare the name, or of one domain."""
+        model = self.model
+        local = [domain for domain in model.domains.values() if domain.alias_of is None]
+        declared = set(self.owners)
+        seen: dict[str, At] = {}
+        for at, entry in entries:
+            name, spot = entry["name"], at.item("name")
+            if name is BROKEN:
+                continue
+            if seen.setdefault(name, at) is not at:
+                self.refuse(spot, f"duplicate of {self.place(seen[name])}", value=name)
+                continue
+            if "@" not in name:
+                for domain in local:
+                    if f"{name}@{domain.name}" not in declared:
+                        self.alias(domain, at, entry, f"{name}@{domain.name}", "alias")
+                continue
+            found = model.domains.get(name.rpartition("@")[2])
+            if found is None:
+                near = suggest(name.rpartition("@")[2], model.domains)
+                self.refuse(spot, "not in a domain that is delivered here", near or "declare the domain", value=name)
+            elif found.alias_of is not None:
+                twin = f"{name.rpartition('@')[0]}@{found.alias_of}"
+                self.refuse(spot, f"in an alias domain of {found.alias_of}", f"write {twin}", value=name)
+            else:
+                self.alias(found, at, entry, name, "alias")
+
+    def exclude(self, group: Alias, depth: int = 0) -> None:
+        """Where members are excluded, `to` becomes the list of those who are left: a lookup table knows no exceptions."""
+        excluded, group.excluded = group.excluded, {}
+        if not excluded:
+            return
+        found = {key for key, _, ends in self.model.reach([*group.to, *excluded]) if not ends}
+        if group.address in found:
+            self.refuse(group.at, f"{group.address} is a member of itself", "remove it from its members")
+            return
+        if depth > DEPTH_LIMIT:
+            self.refuse(group.at, f"a chain of more than {DEPTH_LIMIT} groups with exceptions")
+            return
+        for address in found:
+            if (inner := self.model.aliases.get(address)) is not None:
+                self.exclude(inner, depth + 1)
+        members = self.model.members(group.to)
+        excepted: dict[str, str] = {}
+        for address, at in excluded.items():
+            gone = self.model.members([address])
+            if not gone.keys() & members.keys():
+                near = self.near(address)
+                self.refuse(at, f"{address} is not a member, so there is nothing to except", near or "remove it", value=address)
+            excepted.update(gone)
+        group.to = [address for key, address in members.items() if key not in excepted]
+        if not group.to:
+            self.refuse(group.at, f"nobody is left in {group.address}", "except fewer members")
 
     def own(self, address: str, at: At, what: str) -> bool:
         """Take an address for one thing; a second one is a problem."""
@@ -356,10 +514,10 @@ class _Builder:
         if address in self.owners:
             first = self.owners[address]
             is_mailbox = address in self.model.mailboxes
-            if what == "mailbox":
-                reason = "duplicate mailbox" if is_mailbox else "mailbox and alias have the same address"
+            if (what == "mailbox") == is_mailbox:
+                reason = f"duplicate {what}"
             else:
-                reason = "mailbox and alias have the same address" if is_mailbox else "duplicate alias"
+                reason = f"mailbox and {'alias' if what == 'mailbox' else what} have the same address"
             self.refuse(at, f"{reason}, {address} is also at {self.place(first)}", value=at.value)
             return False
         self.owners[address] = at
@@ -386,13 +544,20 @@ class _Builder:
             aliases=[],
             spam=entry["spam"],
             junk_filing=entry["junk_filing"],
+            internal=entry["internal"],
+            send_as=self.addresses(domain, entry["send_as"]),
         )
+        self.forward(domain, mailbox, at, entry)
+        if mailbox.send_as and mailbox.receive_only:
+            self.refuse(at.item("send_as"), "a receive_only mailbox sends nothing", "remove one of the two")
+        self.receives(address, at, mailbox.internal)
         self.model.mailboxes[address] = mailbox
         domain.mailboxes.append(mailbox)
         for spot, name in entry["aliases"] or ():
             alias = f"{name}@{domain.name}"
             if self.own(alias, spot, "alias"):
                 mailbox.aliases.append(alias)
+                self.receives(alias, at, mailbox.internal)
                 self.model.aliases[alias] = Alias(spot, alias, [address])
 
     def password(self, at: At, entry: dict[str, Any], address: str) -> None:
@@ -433,17 +598,38 @@ class _Builder:
             self.refuse(at, error.reason, error.cure, value=text)
             return None
 
-    def targets(self, domain: Domain, at: At, entries: Plain) -> dict[str, At]:
+    def targets(self, domain: Domain, at: At, entry: dict[str, Any], key: str = "to") -> dict[str, At]:
         """The addresses of `to`, each once, and where each stands."""
+        if entry[key] == [] and not at.item(key).value:
+            self.refuse(at.item(key), "empty list of targets", "name who gets the mail, or remove the entry")
+        return self.addresses(domain, entry[key])
+
+    def addresses(self, domain: Domain, entries: Plain) -> dict[str, At]:
+        """Addresses of a list, each once, and where each stands."""
         found: dict[str, At] = {}
-        if entries is BROKEN:
-            return found
-        if not entries and not at.item("to").value:
-            self.refuse(at.item("to"), "empty list of targets", "name who gets the mail, or remove the alias")
-        for spot, text in entries:
+        for spot, text in entries if isinstance(entries, list) else ():
             if (address := self.target(domain, spot, text)) is not None:
                 found.setdefault(address, spot)
         return found
+
+    def forward(self, domain: Domain, mailbox: Mailbox, at: At, entry: dict[str, Any]) -> None:
+        """M6: mail to a mailbox goes on to others, and is kept or not."""
+        if entry["forward"] is None:
+            if at.item("keep_copy").value is not None:
+                self.refuse(
+                    at.item("keep_copy"),
+                    "without forward it means nothing",
+                    "remove it, or say who gets the mail",
+                    value=entry["keep_copy"],
+                )
+            return
+        if mailbox.send_only:
+            self.refuse(at.item("forward"), "a send_only mailbox receives nothing to forward", "remove one of the two")
+        to = self.targets(domain, at, entry, "forward")
+        for address in [address for address in to if self.model.base(address) == mailbox.address]:
+            self.refuse(to.pop(address), "the mailbox itself", "remove it; keep_copy says whether it keeps the mail", value=address)
+        kept = [mailbox.address] if entry["keep_copy"] else []
+        mailbox.forward = Alias(at.item("forward"), mailbox.address, [*kept, *to], spots=to)
 
     def postmaster(self, root: At) -> None:
         """M18: what RFC 2142 asks for exists in every domain."""
@@ -460,7 +646,7 @@ class _Builder:
                 return
             self.settings["postmaster"] = postmaster
         for domain in self.model.domains.values():
-            for role in schema.RFC_2142_NAMES:
+            for role in schema.RFC_2142_NAMES if domain.alias_of is None else ():
                 address = f"{role}@{domain.name}"
                 if address not in self.owners and address != postmaster:
                     alias = Alias(spot, address, [postmaster])
@@ -493,10 +679,14 @@ class _Builder:
                         value=pattern.pattern,
                     )
 
+    def passed_on(self) -> Iterator[Alias]:
+        yield from self.model.aliases.values()
+        yield from (mailbox.forward for mailbox in self.model.mailboxes.values() if mailbox.forward is not None)
+
     def references(self, root: At) -> None:
         """Every local target exists and can receive."""
         sources: list[tuple[str, Mapping[str, At]]] = [
-            *((alias.address, alias.spots) for alias in self.model.aliases.values()),
+            *((alias.address, alias.spots) for alias in self.passed_on()),
             *(("", pattern.spots) for domain in self.model.domains.values() for pattern in domain.patterns),
         ]
         if self.settings["postmaster"] is not None:
@@ -516,6 +706,12 @@ class _Builder:
 
     def reference(self, at: At, source: str, address: str) -> None:
         model = self.model
+        local, _, name = address.rpartition("@")
+        if (original := model.domains[name].alias_of) is not None:
+            name, address = original, f"{local}@{original}"
+            if name not in model.domains or model.domains[name].alias_of is not None:
+                # Said already.
+                return
         mailbox = model.mailboxes.get(address)
         found = None if mailbox else model.rewrite(address)
         if mailbox is None and found is None:
@@ -526,6 +722,17 @@ class _Builder:
             self.warn(at, f"{address}: reaches the catch-all only; {near}")
         elif mailbox is not None and mailbox.send_only:
             self.refuse(at, f"{mailbox.address} is send_only and receives nothing", value=address)
+
+    def senders(self) -> None:
+        """Every address that a mailbox may send as exists here."""
+        for mailbox in self.model.mailboxes.values():
+            for address, at in mailbox.send_as.items():
+                domain = address.rpartition("@")[2]
+                if domain not in self.model.domains:
+                    cure = suggest(domain, self.model.domains) or "remove it"
+                    self.refuse(at, "not an address of a domain that is delivered here", cure, value=address)
+                elif not self.model.known(address):
+                    self.refuse(at, f"no mailbox or alias {address}", self.near(address) or "declare it, or remove it here", value=address)
 
     def warn(self, at: At, text: str) -> None:
         place = at.place(self.reader.locate)
@@ -545,7 +752,7 @@ class _Builder:
         leaves: dict[str, int] = {}
         depth: dict[str, int] = {}
         entries: list[tuple[At, str, list[str]]] = [
-            *((alias.at, alias.address, alias.to) for alias in model.aliases.values()),
+            *((alias.at, alias.address, alias.to) for alias in self.passed_on()),
             *((p.at, f"{p.pattern}@{domain.name}", p.to) for domain in model.domains.values() for p in domain.patterns),
         ]
         for at, start, targets in entries:
@@ -585,12 +792,17 @@ class _Builder:
             if key in leaves:
                 sums[node][0] += leaves[key]
                 sums[node][1] = max(sums[node][1], depth[key])
+            elif key == node and key in self.model.mailboxes:
+                # The copy that a mailbox keeps: Postfix expands an address into itself once.
+                sums[node][0] += 1
             elif key == node and key.startswith("@"):
                 # A catch-all to a name that does not exist: `references` says so.
                 continue
             elif key in chain:
                 loop = [*chain[chain.index(key) :], key]
-                place = self.model.aliases[node].at if node in self.model.aliases else at
+                box = self.model.mailboxes.get(node)
+                entry = box.forward if box is not None else self.model.aliases.get(node)
+                place = entry.at if entry is not None else at
                 reason = (
                     f"{node} is an alias of itself and no mailbox receives its mail" if len(loop) == 2 else "alias loop " + " → ".join(loop)
                 )

@@ -206,8 +206,14 @@ def _match(value: object) -> str:
     return f".{names.domain(text[1:])}" if text.startswith(".") else names.host(text)
 
 
+def _alias_name(value: object) -> str:
+    text = _text(value)
+    return names.address(text) if "@" in text else names.local_part(text)
+
+
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "address": lambda value: names.target(_text(value)),
+    "alias_name": _alias_name,
     "boolean": _boolean,
     "destination": _destination,
     "domain": _text,  # read by the caller, which knows allow_confusable

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["DOMAIN", "RFC_2142_NAMES", "SHARED", "SPAM_PRESETS", "TYPES", "Key"]
+__all__ = ["ALIAS_DOMAIN_KEYS", "DOMAIN", "RFC_2142_NAMES", "SHARED", "SPAM_PRESETS", "TYPES", "Key"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Key:
 
 TYPES: Final[Mapping[str, str]] = {
     "address": "address; the domain may be written in letters of any script",
+    "alias_name": "local part, which means every domain delivered here; or address, which means that one",
     "boolean": "true or false",
     "choice": "one of the values named",
     "destination": "domain, .domain (its subdomains) or address",
@@ -107,6 +108,10 @@ _MAILBOX: Final[Mapping[str, Key]] = {
     "send_only": Key("boolean", "mail to it is refused", default=False),
     "receive_only": Key("boolean", "it may not send", default=False),
     "aliases": Key("list", "further names of this mailbox in its domain; it may send as each", of="local_part"),
+    "send_as": Key("list", "further addresses of ours that it may send as", of="target"),
+    "forward": Key("list", "who gets its mail as well, or instead", of="target"),
+    "keep_copy": Key("boolean", "with forward: false keeps nothing in the mailbox itself", default=True),
+    "internal": Key("boolean", "mail from outside to any of its names is refused", default=False),
     "spam": Key("spam", "scores for mail to it. Default: the domain's, then mail_spam"),
     "junk_filing": Key("boolean", "false: junk stays in the inbox", default=True),
     "description": Key("text", "for the reader of the file"),
@@ -116,6 +121,24 @@ _ALIAS: Final[Mapping[str, Key]] = {
     "name": Key("local_part", "local part of the alias", required=True, literal=True),
     "to": Key("list", "who gets its mail", required=True, of="target"),
     "send_as": Key("boolean", "its members with a mailbox here may send as it", default=False),
+    "internal": Key("boolean", "mail from outside to it is refused", default=False),
+    "description": Key("text", "for the reader of the file"),
+}
+
+_COMMON_ALIAS: Final[Mapping[str, Key]] = {
+    **_ALIAS,
+    "name": Key("alias_name", "its name; what a domain declares itself comes first there", required=True, literal=True),
+    "to": Key("list", "who gets its mail; a name without '@' is one of the same domain", required=True, of="target"),
+}
+
+_GROUP: Final[Mapping[str, Key]] = {
+    "name": Key("local_part", "local part of its address", required=True, literal=True),
+    "members": Key(
+        "list", "mailboxes, groups, aliases and others who get its mail, each by their own settings", required=True, of="target"
+    ),
+    "except": Key("list", "members of its groups and aliases who do not; a group or alias stands for its members", of="target"),
+    "send_as": Key("boolean", "its members with a mailbox here may send as it", default=False),
+    "internal": Key("boolean", "mail from outside to it is refused", default=False),
     "description": Key("text", "for the reader of the file"),
 }
 
@@ -125,16 +148,21 @@ _ALIAS_PATTERN: Final[Mapping[str, Key]] = {
     "description": Key("text", "for the reader of the file"),
 }
 
+# What an alias domain may say.
+ALIAS_DOMAIN_KEYS: Final = ("domain", "alias_of", "allow_confusable", "description", "spam", "dkim")
+
 # A file of <inventory>/domains/, or an entry of mail_domains.
 DOMAIN: Final[Mapping[str, Key]] = {
     "domain": Key("domain", "the mail domain", required=True, literal=True),
     "allow_confusable": Key("boolean", "accept a label that mixes scripts", default=False),
     "description": Key("text", "for the reader of the file"),
+    "alias_of": Key("domain", "domain delivered here whose addresses all exist in this one too, also to send as", literal=True),
     "catch_all": Key("target", "who gets mail for names that do not exist; without it such mail is refused"),
     "quota": Key("quota", "quota of its mailboxes. Default: mail_default_quota"),
     "spam": Key("spam", "scores for mail to the domain. Default: mail_spam"),
     "dkim": Key("list", "its signing keys; false: not signed. Default: mail_dkim_keys", keys=_DKIM_KEY),
     "mailboxes": Key("list", "its mailboxes", keys=_MAILBOX),
+    "groups": Key("list", "addresses of groups of people", keys=_GROUP),
     "aliases": Key("list", "addresses that pass mail on", keys=_ALIAS),
     "alias_patterns": Key("list", "aliases by regular expression", keys=_ALIAS_PATTERN),
 }
@@ -193,6 +221,7 @@ SHARED: Final[Mapping[str, Key]] = {
     ),
     "mail_transports": Key("list", "where mail to some destinations goes", keys=_TRANSPORT),
     "mail_tls_policies": Key("list", "TLS to some destinations", keys=_TLS_POLICY),
+    "mail_aliases": Key("list", "aliases of every domain, or of one", keys=_COMMON_ALIAS),
     "mail_alias_expansion_limit": Key("integer", "most addresses that one alias may become, 1 to 1000", default=200),
     "mail_password_update": Key(
         "choice",

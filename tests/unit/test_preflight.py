@@ -195,7 +195,8 @@ def test_every_problem_of_every_file_and_host_comes_at_once_with_its_line(site: 
         "domains/elm.test.yml:6: mailboxes[0].enabled: maybe: got text, true or false is needed; write it without quotes",
         "domains/elm.test.yml:9: mailboxes[1].quota: 5g: not a size: a whole number and one of the units K, M, G, T is needed; write 5G",
         "domains/elm.test.yml:11: mailboxes[1].pop3: unknown key; the keys are name, password, password_hash, password_update,"
-        " allow_weak_hash, quota, enabled, protocols, send_only, receive_only, aliases, spam, junk_filing, description",
+        " allow_weak_hash, quota, enabled, protocols, send_only, receive_only, aliases, send_as, forward, keep_copy, internal, spam,"
+        " junk_filing, description",
         "hosts.yml:3: mail_hostname: a b: space not allowed",
         "hosts.yml:5: mail_hostname: mx3: a single label; a dot is needed; write the full name, such as example.org",
     ]
