@@ -79,11 +79,12 @@ References (`"{{{{ variable }}}}"`) and vaulted values (`!vault`) work in every 
 - An alias domain (`alias_of`) has every address of the other domain, and no other: mail to them, sending as them, refusals, spam scores.
   It has DKIM keys of its own.
 - Members of a group get its mail as if it had been written to them: their own forwards, filters and scores apply. `except` leaves members
-  out of this group only; nobody gets a message twice because two groups hold them. What a mailbox forwards never makes somebody a member.
+  out of this group only; who is a member by two ways gets one copy. What a mailbox forwards never makes somebody a member.
 - A tag goes on with the mail: what is sent to `info+x@` arrives at `alice+x@`, also outside.
-- `internal: true` is about the address that the sender writes to: strangers who name it are refused (554), submitted mail, `mail_networks` and
-  the host itself are not. A public alias or group that ends there still lets mail in.
-- A declared mailbox or alias wins over `mail_aliases` without a domain, and over `catch_all`; `alias_patterns` must not match declared names.
+- `internal: true` is about the address that the sender writes to: strangers who name it are refused (554), submitted mail, `mail_networks`
+  and the host itself are not. A public alias or group that ends there still lets mail in.
+- A declared mailbox or alias wins over `mail_aliases` without a domain, and over `catch_all`; `alias_patterns` must not match
+  declared names.
 
 ## Types
 
