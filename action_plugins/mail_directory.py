@@ -8,6 +8,7 @@ Reads the rows that `mail_preflight` registered as they are: templating them cos
 
 from __future__ import annotations
 
+import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,15 @@ if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
 # Needs the path above, hence E402.
 from ansible.module_utils.mailwright.seal import code_version, secret_seal  # noqa: E402
 
+# The modules in the order in which they run: {argument: rows of the preflight}.
+REQUESTS = {
+    "dkim_keys": {"keys": "dkim_keys"},
+    "mail_mailboxes": {"mailboxes": "mailboxes"},
+    "mail_aliases": {"aliases": "aliases"},
+    "mail_maps": {"maps": "maps", "patterns": "alias_patterns"},
+    "mail_domains": {"domains": "domains"},
+}
+
 
 class ActionModule(ActionBase):
     """`mail_directory:` with `dovecot_version`, in a play of which `mail` has the compiled rows."""
@@ -37,15 +47,22 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, options = self.validate_argument_spec(argument_spec={"dovecot_version": {"type": "str", "required": True}})
-        requests = requests_of(variables["mail"], options["dovecot_version"])
+        mail = variables["mail"]
+        rows = {**{name: json.dumps(mail[name]) for name in ("dkim_keys", "domains")}, **mail["directory"]}
         known = variables.get("ansible_facts", {}).get("directory_seals", {"salt": "", "lists": {}})
         salt = known["salt"] or secrets.token_hex(16)
         code = code_version(PROJECT)
-        seals = {module: secret_seal(request, salt, code) for module, request in requests.items()}
+        seals = {
+            module: secret_seal([options, *(rows[name] for name in arguments.values())], salt, code)
+            for module, arguments in REQUESTS.items()
+        }
         kept = {module: found for module, found in known["lists"].items() if found["seal"] == seals.get(module)}
         result.update(changed=False, lists={}, diff=[])
-        for module, request in requests.items():
+        for module, arguments in REQUESTS.items():
             if module not in kept:
+                request = {argument: rows[name] for argument, name in arguments.items()}
+                if module == "mail_mailboxes":
+                    request.update(options)
                 done = self._work(result, module, request, variables)
                 kept[module] = {"seal": seals[module], "digest": done["digest"]}
                 names = ("added", "changed_names", "removed", "rewritten", "records")
@@ -62,17 +79,6 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"{module}: {done.get('msg', 'failed')}", result={k: done[k] for k in ("exception",) if k in done})
         result["changed"] = result["changed"] or done["changed"]
         # What was staged was shown when it was.
-        if done["changed"] and not (module == "mail_activate" and result["diff"]):
+        if self._task.diff and done["changed"] and not (module == "mail_activate" and result["diff"]):
             result["diff"].append(done["diff"])
         return done
-
-
-def requests_of(mail: dict[str, Any], dovecot_version: str) -> dict[str, dict[str, Any]]:
-    """{module: its arguments}, in the order in which they run."""
-    return {
-        "dkim_keys": {"keys": mail["dkim_keys"]},
-        "mail_mailboxes": {"mailboxes": mail["mailboxes"], "dovecot_version": dovecot_version},
-        "mail_aliases": {"aliases": mail["aliases"]},
-        "mail_maps": {"maps": mail["maps"], "patterns": mail["alias_patterns"]},
-        "mail_domains": {"domains": mail["domains"]},
-    }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,18 @@ class ActionModule(ActionBase):
         self.validate_argument_spec(argument_spec={})
         variables = task_vars or {}
         where = f"host {variables.get('inventory_hostname')}"
-        source = inventory.Inventory(self._loader, self._templar.template)
-        reader = Reader(source.resolve, source.locate)
+        roles = inventory.load_roles(_PROJECT / "roles")
         with inventory.without_garbage_collection():
-            directory = variables.get("inventory_dir")
-            files = source.domain_files(Path(directory) / "domains") if directory else []
-            check_variables(reader, variables, inventory.load_roles(_PROJECT / "roles"), where)
-            model = check(reader, variables, files, in_clear=source.in_clear, where=where, complete=not source.problems)
+            # Lines are for messages: most runs need none.
+            for lines in (False, True):
+                source = inventory.Inventory(self._loader, self._templar.template)
+                reader = Reader(source.resolve, source.locate)
+                directory = variables.get("inventory_dir")
+                files = source.domain_files(Path(directory) / "domains", lines=lines) if directory else []
+                check_variables(reader, variables, roles, where)
+                model = check(reader, variables, files, in_clear=source.in_clear, where=where, complete=not source.problems)
+                if not source.problems and not reader.report.problems and not reader.report.warnings:
+                    break
             if directory:
                 reader.report.warnings += source.competing_groups(Path(directory), self._groups(variables), variables, SHARED)
         for warning in reader.report.warnings:
@@ -61,7 +67,10 @@ class ActionModule(ActionBase):
                     self._display.display(f"{shown} is served as {name}")
         # Passwords are in it. A failure is shown: it has them masked.
         hidden = model.settings["hide_secrets"]
-        return {**result, **compile_rows(model), "changed": False, "_ansible_no_log": hidden}
+        rows = compile_rows(model)
+        # As text: Ansible copies results several times over, and a text costs nothing to copy.
+        rows["directory"] = {name: json.dumps(rows.pop(name)) for name in ("mailboxes", "aliases", "maps", "alias_patterns")}
+        return {**result, **rows, "changed": False, "_ansible_no_log": hidden}
 
     def _groups(self, variables: dict[str, Any]) -> list[Any]:
         """The host's groups but `all`. Without Ansible's own objects (another strategy) there are none, and one warning less."""

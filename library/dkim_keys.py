@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError, directory_digest
+from ansible.module_utils.mailwright.plan import rows_of
 
 try:
     from ansible.module_utils.mailwright import dkim
@@ -33,8 +34,7 @@ options:
     description:
       - Every key, C({domain, selector, algorithm, bits, private_key}).
       - C(algorithm) is C(rsa) or C(ed25519). C(bits) (2048 to 4096) is for C(rsa). C(private_key) is a PEM from the vault, or null.
-    type: list
-    elements: dict
+    type: json
     required: true
   path:
     description: Directory of the key files, mode 0750.
@@ -91,7 +91,7 @@ digest:
 """
 
 ARGUMENTS: dict[str, Any] = {
-    "keys": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+    "keys": {"type": "json", "required": True, "no_log": True},
     "path": {"type": "path", "default": "/var/lib/mailwright/dkim"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "_rspamd"},
@@ -109,14 +109,14 @@ def main() -> None:
         if not module.check_mode:
             module.fail_json(msg=missing_required_lib("python3-cryptography"), exception=IMPORT_ERROR, invocation=invocation)
         # On a bare host in check mode the package is not there yet, and neither is any key.
-        names = sorted(f"{row.get('selector')}._domainkey.{row.get('domain')}" for row in given["keys"])
+        names = sorted(f"{row.get('selector')}._domainkey.{row.get('domain')}" for row in rows_of(given["keys"], list))
         diff = {"prepared": "".join(f"+ {name}\n" for name in names)}
         module.exit_json(
             changed=bool(names), added=names, changed_names=[], removed=[], records=[], digest="", diff=diff, invocation=invocation
         )
     path = Path(given["path"])
     try:
-        done = dkim.apply(given["keys"], path, given["owner"], given["group"], check_mode=module.check_mode)
+        done = dkim.apply(rows_of(given["keys"], list), path, given["owner"], given["group"], check_mode=module.check_mode)
         digest = directory_digest(path, "*.key") if path.is_dir() else ""
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)

@@ -89,7 +89,7 @@ def main() -> None:
             directory.keep_seals(module.params["seals"]["salt"], module.params["seals"]["lists"])
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**done.result(), invocation={"module_args": {"path": module.params["path"]}})
+    module.exit_json(**done.result(lines=module._diff), invocation={"module_args": {"path": module.params["path"]}})
 
 
 if __name__ == "__main__":

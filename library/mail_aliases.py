@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mailwright.directory import Directory, stage_aliases
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
+from ansible.module_utils.mailwright.plan import rows_of
 
 DOCUMENTATION = r"""
 module: mail_aliases
@@ -22,8 +23,7 @@ description:
 options:
   aliases:
     description: Every alias, C({address, to}); C(to) is a list of addresses, an address C(@example.org) is a catch-all.
-    type: list
-    elements: dict
+    type: json
     required: true
   path:
     description: Directory below which everything of Mailwright lies on the host.
@@ -73,7 +73,7 @@ digest:
 """
 
 ARGUMENTS: dict[str, Any] = {
-    "aliases": {"type": "list", "elements": "dict", "required": True},
+    "aliases": {"type": "json", "required": True},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
 
@@ -84,10 +84,11 @@ def main() -> None:
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
     try:
-        staged = stage_aliases(Directory(Path(module.params["path"])), module.params["aliases"], check_mode=module.check_mode)
+        rows = rows_of(module.params["aliases"], list)
+        staged = stage_aliases(Directory(Path(module.params["path"])), rows, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
-    module.exit_json(**staged.result(), invocation=invocation)
+    module.exit_json(**staged.result(lines=module._diff), invocation=invocation)
 
 
 if __name__ == "__main__":

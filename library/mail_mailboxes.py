@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mailwright.directory import Directory, stage_mailboxes
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
+from ansible.module_utils.mailwright.plan import rows_of
 
 DOCUMENTATION = r"""
 module: mail_mailboxes
@@ -29,8 +30,7 @@ options:
       - C(password) or C(password_hash) is null; with C(password_update=on_create) a hash that the host has stays.
       - C(quota_bytes) 0 is unlimited. C(denied_protocols) are out of C(imap), C(pop3), C(sieve) and C(smtp) (submission).
       - A mailbox that is not C(enabled) stays known and is refused for every protocol.
-    type: list
-    elements: dict
+    type: json
     required: true
   dovecot_version:
     description: The Dovecot that reads the files.
@@ -95,7 +95,7 @@ digest:
 """
 
 ARGUMENTS: dict[str, Any] = {
-    "mailboxes": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+    "mailboxes": {"type": "json", "required": True, "no_log": True},
     "dovecot_version": {"type": "str", "choices": ["2.3", "2.4"], "required": True},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
@@ -112,13 +112,13 @@ def main() -> None:
     try:
         staged = stage_mailboxes(
             Directory(Path(module.params["path"])),
-            module.params["mailboxes"],
+            rows_of(module.params["mailboxes"], list),
             module.params["dovecot_version"],
             check_mode=module.check_mode,
         )
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
-    module.exit_json(**staged.result(), invocation=invocation)
+    module.exit_json(**staged.result(lines=module._diff), invocation=invocation)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mailwright.directory import Directory, stage_maps
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
+from ansible.module_utils.mailwright.plan import rows_of
 
 DOCUMENTATION = r"""
 module: mail_maps
@@ -23,13 +24,12 @@ description:
 options:
   maps:
     description: Entries C({key, value}) by the name of the table. A table that is not given becomes empty.
-    type: dict
+    type: json
     required: true
   patterns:
     description: Aliases C({pattern, to}) by regular expression (PCRE), matched against whole addresses; the first match wins.
-    type: list
-    elements: dict
-    default: []
+    type: json
+    default: '[]'
   path:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
@@ -80,8 +80,8 @@ digest:
 """
 
 ARGUMENTS: dict[str, Any] = {
-    "maps": {"type": "dict", "required": True},
-    "patterns": {"type": "list", "elements": "dict", "default": []},
+    "maps": {"type": "json", "required": True},
+    "patterns": {"type": "json", "default": "[]"},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
 
@@ -92,12 +92,11 @@ def main() -> None:
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
     try:
-        staged = stage_maps(
-            Directory(Path(module.params["path"])), module.params["maps"], module.params["patterns"], check_mode=module.check_mode
-        )
+        maps, patterns = rows_of(module.params["maps"], dict), rows_of(module.params["patterns"], list)
+        staged = stage_maps(Directory(Path(module.params["path"])), maps, patterns, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
-    module.exit_json(**staged.result(), invocation=invocation)
+    module.exit_json(**staged.result(lines=module._diff), invocation=invocation)
 
 
 if __name__ == "__main__":

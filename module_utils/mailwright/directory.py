@@ -216,16 +216,16 @@ class Staged:
     rewritten: list[str] = field(default_factory=list)
     digest: str = ""
 
-    def result(self) -> dict[str, Any]:
-        """A module's result. Names only; the lines of the diff have secrets masked."""
-        lines = self.plan.lines(self.secret) + [f"~ {name}: rewritten" for name in self.rewritten]
+    def result(self, *, lines: bool = True) -> dict[str, Any]:
+        """A module's result. Names only; the lines of the diff, where they are wanted, have secrets masked."""
+        told = self.plan.lines(self.secret) + [f"~ {name}: rewritten" for name in self.rewritten] if lines else []
         return {
             **self.plan.names(),
             "unchanged": self.plan.unchanged,
             "rewritten": self.rewritten,
             "digest": self.digest,
             "changed": bool(self.plan or self.rewritten),
-            "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+            "diff": {"prepared": "".join(f"{line}\n" for line in told)},
         }
 
 
@@ -241,9 +241,9 @@ class Activation:
     summary: dict[str, Names] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
-    def result(self) -> dict[str, Any]:
+    def result(self, *, lines: bool = True) -> dict[str, Any]:
         """The module's result; where nothing was staged the diff lists the files that were put right."""
-        lines = self.lines or [f"~ {name}" for name in self.files]
+        told = (self.lines or [f"~ {name}" for name in self.files]) if lines else []
         return {
             "changed": self.changed,
             "generation": self.generation,
@@ -251,7 +251,7 @@ class Activation:
             "files": self.files,
             "reload": self.reload,
             "summary": self.summary,
-            "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+            "diff": {"prepared": "".join(f"{line}\n" for line in told)},
         }
 
 

@@ -139,7 +139,7 @@ def test_the_rows_are_plain_data_for_whoever_comes_next(site: Site, tmp_path: Pa
     assert result.status == 0, result.output
     rows = json.loads((tmp_path / "rows.json").read_text(encoding="utf-8"))
     assert rows["certificate_names"] == ["mail.oak.test", "imap.oak.test"]
-    assert [row["quota_bytes"] for row in rows["mailboxes"]] == [5 * 2**30, 2 * 2**30]
+    assert [row["quota_bytes"] for row in json.loads(rows["directory"]["mailboxes"])] == [5 * 2**30, 2 * 2**30]
     assert rows["changed"] is False
 
 
