@@ -26,17 +26,27 @@ if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
 from ansible.module_utils.mailwright.seal import code_version, secret_seal  # noqa: E402
 
 # The modules in the order in which they run: {argument: rows of the preflight}.
+# First those that refuse too many removals: until then nothing is written but what is staged.
 REQUESTS = {
-    "dkim_keys": {"keys": "dkim_keys"},
     "mail_mailboxes": {"mailboxes": "mailboxes"},
+    "mail_domains": {"domains": "domains"},
     "mail_aliases": {"aliases": "aliases"},
     "mail_maps": {"maps": "maps", "patterns": "alias_patterns"},
-    "mail_domains": {"domains": "domains"},
+    "dkim_keys": {"keys": "dkim_keys"},
+}
+OPTIONS: dict[str, Any] = {
+    "dovecot_version": {"type": "str", "required": True},
+    "generations_kept": {"type": "int", "required": True},
+    "archive_days": {"type": "int", "required": True},
+    "removal_limit": {"type": "int", "required": True},
+    "domain_removal_limit": {"type": "int", "required": True},
+    "removal_percent": {"type": "int", "required": True},
+    "removals_allowed": {"type": "bool", "required": True},
 }
 
 
 class ActionModule(ActionBase):
-    """`mail_directory:` with `dovecot_version`, in a play of which `mail` has the compiled rows."""
+    """`mail_directory:` with OPTIONS, in a play of which `mail` has the compiled rows."""
 
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -46,30 +56,36 @@ class ActionModule(ActionBase):
         """The result holds, by module, the names that were added, changed and removed; nothing secret."""
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
-        _, options = self.validate_argument_spec(argument_spec={"dovecot_version": {"type": "str", "required": True}})
+        _, options = self.validate_argument_spec(argument_spec=OPTIONS)
+        version = {"dovecot_version": options["dovecot_version"]}
         mail = variables["mail"]
         rows = {**{name: json.dumps(mail[name]) for name in ("dkim_keys", "domains")}, **mail["directory"]}
         known = variables.get("ansible_facts", {}).get("directory_seals", {"salt": "", "lists": {}})
         salt = known["salt"] or secrets.token_hex(16)
         code = code_version(PROJECT)
         seals = {
-            module: secret_seal([options, *(rows[name] for name in arguments.values())], salt, code)
+            module: secret_seal([version, *(rows[name] for name in arguments.values())], salt, code)
             for module, arguments in REQUESTS.items()
         }
         kept = {module: found for module, found in known["lists"].items() if found["seal"] == seals.get(module)}
         result.update(changed=False, lists={}, diff=[])
+        # No part of the seals: they say nothing of what is to be live.
+        share = {key: options[key] for key in ("removal_percent", "removals_allowed")}
+        limits = {
+            "mail_mailboxes": {**version, "removal_limit": options["removal_limit"], **share},
+            "mail_domains": {"removal_limit": options["domain_removal_limit"], **share},
+        }
         for module, arguments in REQUESTS.items():
             if module not in kept:
-                request = {argument: rows[name] for argument, name in arguments.items()}
-                if module == "mail_mailboxes":
-                    request.update(options)
+                request = {argument: rows[name] for argument, name in arguments.items()} | limits.get(module, {})
                 done = self._work(result, module, request, variables)
                 kept[module] = {"seal": seals[module], "digest": done["digest"]}
-                names = ("added", "changed_names", "removed", "rewritten", "records")
+                names = ("added", "changed_names", "removed", "rewritten", "records", "to_archive", "to_restore", "to_reload")
                 result["lists"][module] = {name: done[name] for name in names if name in done}
         if result["lists"]:
-            done = self._work(result, "mail_activate", {"seals": {"salt": salt, "lists": kept}}, variables)
-            result.update({name: done[name] for name in ("generation", "kept", "files", "reload")})
+            request = {"seals": {"salt": salt, "lists": kept}, "keep": options["generations_kept"], "archive_days": options["archive_days"]}
+            done = self._work(result, "mail_activate", request, variables)
+            result.update({name: done[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
         return result
 
     def _work(self, result: dict[str, Any], module: str, request: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

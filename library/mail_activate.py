@@ -21,9 +21,18 @@ description:
     that the daemons read to it in an order in which no address valid before and after is refused in between.
   - When that fails the former generation is made live again. When a run is killed, the next one completes a whole generation.
   - Files that are missing, or that somebody else changed, are put right. Where there is nothing to do, no process is started.
+  - Sessions of removed or denied mailboxes end; mail of removed ones moves to an archive, and back when they are declared again in time.
   - Data needs no reload. Only new alias patterns do, and only where Postfix runs.
   - In check mode the other modules stage nothing, and report their changes themselves; this one reports what would be repaired.
 options:
+  keep:
+    description: How many generations are kept beside the live one.
+    type: int
+    default: 10
+  archive_days:
+    description: Days for which the mail of removed mailboxes is kept.
+    type: int
+    default: 30
   path:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
@@ -64,6 +73,16 @@ reload:
   type: list
   elements: str
   returned: success
+archived:
+  description: Removed mailboxes whose mail was moved to the archive.
+  type: list
+  elements: str
+  returned: success
+restored:
+  description: Mailboxes whose mail came back from the archive.
+  type: list
+  elements: str
+  returned: success
 summary:
   description: By module, the names that were C(added), C(changed_names) and C(removed).
   type: dict
@@ -71,6 +90,8 @@ summary:
 """
 
 ARGUMENTS: dict[str, Any] = {
+    "keep": {"type": "int", "default": 10},
+    "archive_days": {"type": "int", "default": 30},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
     # Digests of lists with passwords in them.
     "seals": {"type": "dict", "no_log": True},
@@ -84,9 +105,15 @@ def main() -> None:
     # The dictionary's words are no secrets, such as the names of the lists.
     module.no_log_values.clear()
     try:
-        done = directory.activate(check_mode=module.check_mode)
-        if module.params["seals"] and not module.check_mode:
-            directory.keep_seals(module.params["seals"]["salt"], module.params["seals"]["lists"])
+        seals = module.params["seals"]
+        done = directory.activate(
+            keep=module.params["keep"],
+            days=module.params["archive_days"],
+            expected={label: kept["digest"] for label, kept in seals["lists"].items()} if seals else {},
+            check_mode=module.check_mode,
+        )
+        if seals and not module.check_mode:
+            directory.keep_seals(seals["salt"], seals["lists"])
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**done.result(lines=module._diff), invocation={"module_args": {"path": module.params["path"]}})

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, stage_domains
+from ansible.module_utils.mailwright.directory import Directory, Limit, stage_domains
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
 from ansible.module_utils.mailwright.plan import rows_of
@@ -25,6 +25,18 @@ options:
     description: Every domain, C({name}), in lower case and as A-labels.
     type: json
     required: true
+  removal_limit:
+    description: How many domains one run may remove.
+    type: int
+    default: 1
+  removal_percent:
+    description: Which share of them one run may remove, where that is more; never all of them.
+    type: int
+    default: 10
+  removals_allowed:
+    description: Whether it may remove any number of them.
+    type: bool
+    default: false
   path:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
@@ -74,6 +86,9 @@ digest:
 
 ARGUMENTS: dict[str, Any] = {
     "domains": {"type": "json", "required": True},
+    "removal_limit": {"type": "int", "default": 1},
+    "removal_percent": {"type": "int", "default": 10},
+    "removals_allowed": {"type": "bool", "default": False},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
 
@@ -83,9 +98,10 @@ def main() -> None:
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
+    limit = Limit(*(module.params[key] for key in ("removal_limit", "removal_percent", "removals_allowed")))
     try:
         rows = rows_of(module.params["domains"], list)
-        staged = stage_domains(Directory(Path(module.params["path"])), rows, check_mode=module.check_mode)
+        staged = stage_domains(Directory(Path(module.params["path"])), rows, limit, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, stage_mailboxes
+from ansible.module_utils.mailwright.directory import Directory, Limit, stage_mailboxes
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
 from ansible.module_utils.mailwright.plan import rows_of
@@ -37,6 +37,18 @@ options:
     type: str
     choices: ['2.3', '2.4']
     required: true
+  removal_limit:
+    description: How many mailboxes one run may remove.
+    type: int
+    default: 3
+  removal_percent:
+    description: Which share of them one run may remove, where that is more; never all of them.
+    type: int
+    default: 10
+  removals_allowed:
+    description: Whether it may remove any number of them.
+    type: bool
+    default: false
   path:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
@@ -92,11 +104,24 @@ digest:
   description: SHA-256 of the files as they are to be.
   type: str
   returned: success
+to_archive:
+  description: Removed mailboxes that have mail, which M(mail_activate) archives.
+  type: list
+  elements: str
+  returned: success
+to_restore:
+  description: Mailboxes whose mail comes back from the archive.
+  type: list
+  elements: str
+  returned: success
 """
 
 ARGUMENTS: dict[str, Any] = {
     "mailboxes": {"type": "json", "required": True, "no_log": True},
     "dovecot_version": {"type": "str", "choices": ["2.3", "2.4"], "required": True},
+    "removal_limit": {"type": "int", "default": 3},
+    "removal_percent": {"type": "int", "default": 10},
+    "removals_allowed": {"type": "bool", "default": False},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
 
@@ -109,11 +134,13 @@ def main() -> None:
     module.no_log_values.clear()
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
+    limit = Limit(*(module.params[key] for key in ("removal_limit", "removal_percent", "removals_allowed")))
     try:
         staged = stage_mailboxes(
             Directory(Path(module.params["path"])),
             rows_of(module.params["mailboxes"], list),
             module.params["dovecot_version"],
+            limit,
             check_mode=module.check_mode,
         )
     except (Invalid, LockedError, OSError) as error:

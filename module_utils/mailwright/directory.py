@@ -8,6 +8,11 @@ made live last, and the state the files were left in.
 
 A generation is committed by the rename of its directory. While the newest is not the one in live.json, a run was interrupted: the
 next one makes the newest whole, and rebuilds every database, since any of them may be one step behind its source.
+
+Going back is going forward: the files of an older generation become a new one, which goes live like any other.
+
+Mail of mailboxes that left goes to the archive (archive.py) once the generation without them is live and their sessions have ended;
+live.json names them until that is done. It comes back before a generation that has them goes live.
 """
 
 from __future__ import annotations
@@ -27,19 +32,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from .archive import Archive, end_sessions
 from .errors import Invalid
 from .files import TEMPORARY_PREFIX, directory_digest, fsync_directory, host_lock, make_directory, remove_file, write_atomic
 from .hashing import Credential, resolve
 from .maps import check_address, check_domain, check_key, check_targets, check_value, parse_map, parse_patterns, render_map, render_patterns
 from .passwd_file import DENIABLE, User, parse_names, parse_users, render_names, render_users
-from .plan import Plan, keyed, make_plan
+from .plan import Plan, Row, keyed, make_plan
 
 __all__ = [
     "KEEP",
     "MAPS",
+    "RETENTION",
     "Activation",
+    "ActivationError",
     "Directory",
+    "Limit",
     "Staged",
+    "describe",
     "stage_aliases",
     "stage_domains",
     "stage_mailboxes",
@@ -49,7 +59,9 @@ __all__ = [
 
 ROOT: Final = Path("/var/lib/mailwright")
 # Generations kept beside the live one.
-KEEP: Final = 5
+KEEP: Final = 10
+# Days for which the archive keeps mail.
+RETENTION: Final = 30
 
 DENY: Final = {protocol: f"dovecot/deny-{protocol}" for protocol in DENIABLE}
 USERS: Final = "dovecot/users"
@@ -83,6 +95,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "mail_domains": (DOMAINS,),
 }
 PRESENT: Final = "OK"
+# Names on one line of a report.
+SHOWN: Final = 10
 # Seconds that sessions with the old patterns get, when an address moves to a new pattern.
 DRAIN: Final = 30.0
 
@@ -215,6 +229,7 @@ class Staged:
     secret: tuple[str, ...] = ()
     rewritten: list[str] = field(default_factory=list)
     digest: str = ""
+    consequences: dict[str, list[str]] = field(default_factory=dict)
 
     def result(self, *, lines: bool = True) -> dict[str, Any]:
         """A module's result. Names only; the lines of the diff, where they are wanted, have secrets masked."""
@@ -224,6 +239,7 @@ class Staged:
             "unchanged": self.plan.unchanged,
             "rewritten": self.rewritten,
             "digest": self.digest,
+            **self.consequences,
             "changed": bool(self.plan or self.rewritten),
             "diff": {"prepared": "".join(f"{line}\n" for line in told)},
         }
@@ -238,6 +254,8 @@ class Activation:
     kept: list[int] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     reload: list[str] = field(default_factory=list)
+    archived: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
     summary: dict[str, Names] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -250,9 +268,46 @@ class Activation:
             "kept": self.kept,
             "files": self.files,
             "reload": self.reload,
+            "archived": self.archived,
+            "restored": self.restored,
             "summary": self.summary,
             "diff": {"prepared": "".join(f"{line}\n" for line in told)},
         }
+
+
+def describe(row: Mapping[str, Any], live: int) -> str:
+    """A generation of the history on one line, for people."""
+    changes = []
+    for label, names in sorted(row["summary"].items()):
+        for sign, key in (("+", "added"), ("~", "changed_names"), ("-", "removed")):
+            found = names[key]
+            if found:
+                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+                changes.append(f"{label.removeprefix('mail_')} {sign} {', '.join(found[:SHOWN])}{more}")
+    marks = [*(["live"] if row["generation"] == live else []), *([f"again as {row['copy_of']}"] if row.get("copy_of") else [])]
+    head = f"generation {row['generation']}, {row['time'].replace('T', ' ')}" + (f" ({', '.join(marks)})" if marks else "")
+    return f"{head}: {'; '.join(changes) or 'no change of names'}"
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How much one run may remove: `number`, or `percent` of what there is, whichever is more, but never everything."""
+
+    number: int
+    percent: int
+    allowed: bool = False
+
+    def check(self, what: str, plan: Plan) -> None:
+        """Raises Invalid where `plan` removes more of `what` than that."""
+        gone, there = len(plan.removed), len(plan.removed) + len(plan.changed) + plan.unchanged
+        if self.allowed or not gone or (plan.desired and gone <= max(self.number, there * self.percent // 100)):
+            return
+        shown = ", ".join(plan.removed[:SHOWN]) + (", …" if gone > SHOWN else "")
+        allowed = f"one run may remove {self.number}, or {self.percent} %" if plan.desired else "one run may not remove all"
+        raise Invalid(
+            f"this run would remove {gone} of {there} {what} ({shown}); {allowed}. Nothing of the mail data was changed",
+            "if it is meant, run again with -e directory_removals_allowed=true",
+        )
 
 
 class Directory:
@@ -266,6 +321,8 @@ class Directory:
         reload: Callable[[bool], bool] = reload_postfix,
         lock: Callable[[], contextlib.AbstractContextManager[None]] = host_lock,
         group: Callable[[str], int] = group_id,
+        archive: Archive | None = None,
+        end: Callable[[Collection[str]], None] = end_sessions,
     ) -> None:
         self.root = root
         self.store = root / "directory"
@@ -275,6 +332,8 @@ class Directory:
         self._reload = reload
         self._lock = lock
         self._group_id = group
+        self.archive = archive or Archive()
+        self._end_sessions = end
 
     # -- reading
 
@@ -284,17 +343,17 @@ class Directory:
             return sorted(int(name) for name in os.listdir(self.generations) if name.isdigit())  # noqa: PTH208 -- names only
         return []
 
+    def live(self) -> int:
+        """Number of the generation made live last, 0 before the first."""
+        return int(self._state().get("generation", 0))
+
     def history(self) -> list[dict[str, Any]]:
         """What each kept generation changed and when, newest first, for a rollback to choose from."""
         return [json.loads((self._generation(number) / "generation.json").read_text()) for number in reversed(self.numbers())]
 
     def read(self, name: str) -> str:
         """A file as it is, or as an interrupted run will leave it; empty where there is none."""
-        path = self._generation(self.numbers()[-1]) / name if self._pending() else self.root / name
-        try:
-            return path.read_text()
-        except FileNotFoundError:
-            return ""
+        return _text((self._generation(self.numbers()[-1]) if self._pending() else self.root) / name)
 
     def _generation(self, number: int) -> Path:
         return self.generations / f"{number:08d}"
@@ -353,7 +412,7 @@ class Directory:
     def standing(self) -> dict[str, Any]:
         """`{salt, lists: {module: {seal, digest}}}` (seal.py) of the lists whose files are live, and as those modules made them."""
         recorded = self._seals()
-        lists = recorded["lists"] if not self._work() else {}
+        lists = recorded["lists"] if not self._work() and not self._unfinished() else {}
         return {
             **recorded,
             "lists": {label: kept for label, kept in lists.items() if kept["digest"] and kept["digest"] == self._live_digest(label)},
@@ -381,40 +440,126 @@ class Directory:
 
     # -- activation
 
-    def activate(self, *, check_mode: bool = False) -> Activation:
-        """Make everything staged live. Nothing staged, nothing broken: nothing done, no process started.
+    def activate(
+        self, *, keep: int = KEEP, days: int = RETENTION, expected: Mapping[str, str] | None = None, check_mode: bool = False
+    ) -> Activation:
+        """Make everything staged live, keep `keep` generations beside it, and removed mailboxes' mail for `days`.
 
+        `expected` are the digests of the lists the caller has staged: what goes live must be these, not another run's.
+        Nothing staged, nothing broken: nothing done, no process started.
         Raises ActivationError when that fails, after the former generation was made live again; OSError, LockedError, Invalid.
         """
-        if not self._work():
+        expected = expected or {}
+        if not self._work() and not self._unfinished() and (check_mode or self._is_coming(expected)):
             return self._unchanged()
         if check_mode:
-            return Activation(
-                changed=True, generation=self._state().get("generation", 0), kept=self.numbers(), files=self._work(), **self._summaries()
-            )
+            return Activation(changed=True, generation=self.live(), kept=self.numbers(), files=self._work(), **self._summaries())
         with self._lock():
             self._make_directories()
-            if not self._work():
+            if not self._is_coming(expected):
+                raise Invalid("another run changed the mail data at the same time", "run again; nothing of this run's went live")
+            if not self._work() and not self._unfinished():
                 return self._unchanged()
-            # Left by a run that was killed while it wrote.
-            for group in ("postfix", "dovecot"):
-                for path in (self.root / group).glob(f"{TEMPORARY_PREFIX}*"):
-                    path.unlink()
-            summaries = self._summaries()
-            pending = self._pending()
-            number = self._commit(summaries["summary"])
-            former = self._state().get("generation")
-            try:
-                done = self._apply(number, rebuild=pending)
-            except (ActivationError, OSError, Invalid) as error:
-                raise ActivationError(f"{error}; {self._restore(former, number)}") from error
-            self._prune(number)
-            done.summary, done.lines = summaries["summary"], summaries["lines"]
-            done.kept = self.numbers()
-            return done
+            return self._go_live(self._summaries(), keep, days)
+
+    def roll_back(self, wanted: int | None = None, *, keep: int = KEEP, days: int = RETENTION, check_mode: bool = False) -> Activation:
+        """Make a generation live again, by default the one before the newest; what is staged is dropped. Raises as `activate` does."""
+        with contextlib.nullcontext() if check_mode else self._lock():
+            numbers = self.numbers()
+            if len(numbers) < 2 and wanted is None:
+                raise Invalid("there is no former generation on this host")
+            number = numbers[-2] if wanted is None else wanted
+            if number not in numbers:
+                raise Invalid(f"there is no generation {number} on this host", f"there are {', '.join(map(str, numbers))}")
+            source = self._verified(number)
+            plans = _compare(lambda name: _text(self._generation(numbers[-1]) / name), lambda name: _text(source / name))
+            summaries: dict[str, Any] = {
+                "summary": {label: plan.names() for label, plan in plans.items() if plan},
+                "lines": [line for label, plan in plans.items() for line in plan.lines(CONTENTS[label][1])],
+            }
+            if check_mode:
+                return Activation(changed=bool(summaries["lines"]), generation=numbers[-1], kept=numbers, **summaries)
+            self._make_directories()
+            shutil.rmtree(self.next)
+            if number == numbers[-1] and not self._work() and not self._unfinished():
+                return self._unchanged()
+            return self._go_live(summaries, keep, days, number if number != numbers[-1] else None)
+
+    def _verified(self, number: int) -> Path:
+        """The generation's directory, if its files are what was committed."""
+        source = self._generation(number)
+        digests = json.loads((source / "generation.json").read_text())["files"]
+        for name, digest in digests.items():
+            if hashlib.sha256((source / name).read_bytes()).hexdigest() != digest:
+                raise Invalid(f"generation {number} is damaged: {name} is not what was live", "choose another one")
+        return source
+
+    def _go_live(self, summaries: Mapping[str, Any], keep: int, days: int, copy_of: int | None = None) -> Activation:
+        # Left by a run that was killed while it wrote.
+        for group in ("postfix", "dovecot"):
+            for path in (self.root / group).glob(f"{TEMPORARY_PREFIX}*"):
+                path.unlink()
+        pending = self._pending()
+        number = self._commit(summaries["summary"], copy_of)
+        former = self._state().get("generation")
+        ever = self._ever(former)
+        try:
+            users = parse_names(_text(self._generation(number) / USERS))
+            restored = [address for address in sorted(self.archive.addresses() & users) if self.archive.restore(address)]
+            done = self._apply(number, ever, rebuild=pending)
+        except (ActivationError, OSError, Invalid) as error:
+            raise ActivationError(f"{error}; {self._restore(former, number, ever, days)}") from error
+        self._prune(number, keep)
+        try:
+            done.archived = self._put_aside(days)
+        except OSError as error:
+            raise ActivationError(f"the new state is live, but not all mail of removed mailboxes is archived: {error}") from error
+        done.summary, done.lines, done.restored = summaries["summary"], summaries["lines"], restored
+        done.kept = self.numbers()
+        return done
+
+    def _is_coming(self, expected: Mapping[str, str]) -> bool:
+        """Whether the next commit takes the lists with these digests."""
+        numbers = self.numbers()
+        base = self._generation(numbers[-1]) if numbers else self.root
+
+        def text(name: str) -> str:
+            return _text((self.next if (self.next / name).exists() else base) / name)
+
+        return all(expected[label] == _digest({name: text(name) for name in names}) for label, names in OWNERS.items() if label in expected)
+
+    def _ever(self, former: int | None) -> set[str]:
+        """Mailboxes that were live, or half live where a run was killed; none where none can have left."""
+        files = [self._generation(number) / USERS for number in self.numbers() if former is None or number >= former]
+        # An unchanged file is the same in all.
+        if len({file.stat().st_ino for file in files}) < 2:
+            return set()
+        return {name for file in files for name in parse_names(_text(file))}
+
+    def _strays(self) -> list[str]:
+        """Mailboxes with mail on the wrong side: back in the archive's reach, or delivered while they were being removed."""
+        archived = self.archive.addresses()
+        users = parse_names(self.read(USERS)) if archived else set()
+        return sorted(address for address in archived if address in users or self.archive.has_mail(address))
+
+    def _unfinished(self) -> bool:
+        state = self._state()
+        return bool(state.get("departed") or state.get("denied") or self._strays())
+
+    def _put_aside(self, days: int) -> list[str]:
+        """End the sessions of who was removed or denied, and archive the mail of the removed; who had any."""
+        state = self._state()
+        users = parse_names(self.read(USERS))
+        departed = sorted({*state["departed"], *self._strays()} - users)
+        if not departed and not state["denied"]:
+            return []
+        self._end_sessions([*departed, *state["denied"]])
+        archived = [address for address in departed if self.archive.store(address, days)]
+        self._write_state({**state, "departed": [], "denied": []})
+        return archived
 
     def _unchanged(self) -> Activation:
-        return Activation(generation=self._state()["generation"], kept=self.numbers())
+        return Activation(generation=self.live(), kept=self.numbers())
 
     def _pending(self) -> bool:
         numbers = self.numbers()
@@ -447,12 +592,16 @@ class Directory:
             summary[path.stem] = content
         return {"summary": summary, "lines": lines}
 
-    def _commit(self, summary: Mapping[str, Names]) -> int:
-        """A complete set of sources as the newest generation, and nothing staged any more; or the newest one where nothing was."""
+    def _commit(self, summary: Mapping[str, Names], copy_of: int | None = None) -> int:
+        """A complete set of sources as the newest generation, and nothing staged any more; or the newest one where nothing was.
+
+        The sources are those staged over the newest generation's, or those of the generation `copy_of`.
+        """
         numbers = self.numbers()
         staged = self._staged()
-        if numbers and not staged:
+        if numbers and not staged and copy_of is None:
             return numbers[-1]
+        base = self._generation(copy_of or numbers[-1]) if numbers else self.root
         number = numbers[-1] + 1 if numbers else 1
         for stale in self.generations.glob(".new-*"):
             shutil.rmtree(stale)
@@ -461,7 +610,7 @@ class Directory:
             make_directory(path, mode=0o700)
         digests = {}
         for name in ORDER:
-            source = self.next / name if name in staged else self._generation(numbers[-1]) / name if numbers else self.root / name
+            source = (self.next if name in staged else base) / name
             try:
                 os.link(source, target / name, follow_symlinks=False)
             except FileNotFoundError:
@@ -470,6 +619,7 @@ class Directory:
         content = {
             "generation": number,
             "time": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+            "copy_of": copy_of,
             "summary": summary,
             "files": digests,
         }
@@ -479,14 +629,17 @@ class Directory:
         fsync_directory(target)
         target.rename(self._generation(number))
         fsync_directory(self.generations)
-        shutil.rmtree(self.next)
+        if self.next.exists():
+            shutil.rmtree(self.next)
         return number
 
-    def _apply(self, number: int, *, rebuild: bool) -> Activation:
+    def _apply(self, number: int, ever: Collection[str], *, rebuild: bool) -> Activation:
+        """Bring the files to a generation; note who of the mailboxes `ever` live it leaves out, and whom it denies."""
         generation = self._generation(number)
-        wanted = {name: (generation / name).read_text() for name in ORDER}
+        wanted = {name: _text(generation / name) for name in ORDER}
         current = {name: (self.root / name).read_text() for name in ORDER if (self.root / name).exists()}
-        left = self._state().get("files", {})
+        state = self._state()
+        left = state.get("files", {})
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
         steps = transition(current, wanted, suspect)
         moves = _moves_to_patterns(current, wanted)
@@ -495,7 +648,17 @@ class Directory:
             self._publish(step, generation)
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
                 reloaded = self._reload(moves) or reloaded
-        self._write_state({"generation": number, "files": {name: self._signature(name) for name in ORDER}})
+        former = self._generation(state.get("generation", number))
+        denied = {address for name in DENY.values() for address in parse_names(wanted[name]) - parse_names(_text(former / name))}
+        users = parse_names(wanted[USERS])
+        self._write_state(
+            {
+                "generation": number,
+                "files": {name: self._signature(name) for name in ORDER},
+                "departed": sorted({*state.get("departed", ()), *ever} - users),
+                "denied": sorted({*state.get("denied", ()), *denied} & users),
+            }
+        )
         return Activation(
             changed=True,
             generation=number,
@@ -514,6 +677,9 @@ class Directory:
         if step.text is not None:
             write_atomic(path, step.text.encode(), mode=0o640, uid=_root(), gid=gid)
         else:
+            if not (generation / step.name).exists():
+                # From a release that did not have this file yet.
+                write_atomic(generation / step.name, b"", mode=0o640, uid=_root(), gid=gid)
             _own(generation / step.name, gid)
             if before is None or not path.samefile(generation / step.name):
                 temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
@@ -529,19 +695,20 @@ class Directory:
             self._build(path, self.store / "postmap")
             _own(path.with_name(f"{path.name}.lmdb"), gid)
 
-    def _restore(self, former: int | None, failed: int) -> str:
+    def _restore(self, former: int | None, failed: int, ever: Collection[str], days: int) -> str:
         """Back to the former generation; says what is live now."""
         if former is None or former == failed or not self._generation(former).exists():
             return "the next run tries again"
         try:
-            self._apply(former, rebuild=True)
+            self._apply(former, ever, rebuild=True)
             shutil.rmtree(self._generation(failed))
+            self._put_aside(days)
         except (ActivationError, OSError, Invalid) as error:
             return f"nor could the former state be restored ({error}); the next run tries again"
         return "the former state is live again"
 
-    def _prune(self, live: int) -> None:
-        for number in self.numbers()[: -KEEP - 1]:
+    def _prune(self, live: int, keep: int) -> None:
+        for number in self.numbers()[: -keep - 1]:
             if number != live:
                 shutil.rmtree(self._generation(number))
 
@@ -567,6 +734,19 @@ def _digest(texts: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
 
 
+def _text(path: Path) -> str:
+    """Empty where there is no file."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def _differs(path: Path, text: str) -> bool:
+    """Whether the file is there and says something else."""
+    return path.exists() and not _has(path, text)
+
+
 def _has(path: Path, text: str) -> bool:
     try:
         return path.read_text() == text
@@ -574,13 +754,52 @@ def _has(path: Path, text: str) -> bool:
         return False
 
 
+# -- files → rows, by the module that writes them
+
+Read = Callable[[str], str]
+
+
+def _domain_rows(read: Read) -> Mapping[str, Row]:
+    return {name: {} for name in parse_map(read(DOMAINS))}
+
+
+def _alias_rows(read: Read) -> Mapping[str, Row]:
+    return _rows("to", parse_map(read(ALIASES)))
+
+
+def _map_rows(read: Read) -> Mapping[str, Row]:
+    rows = {f"{name} {key}": {"value": value} for name in MAPS for key, value in parse_map(read(f"postfix/{name}")).items()}
+    return {**rows, **{f"alias_patterns {key}": {"value": value} for key, value in parse_patterns(read(PATTERNS)).items()}}
+
+
+def _mailbox_rows(read: Read) -> Mapping[str, Row]:
+    denied = {protocol: parse_names(read(name)) for protocol, name in DENY.items()}
+    users = parse_users(read(USERS))
+    return {address: _shown(user, {p for p in DENIABLE if address in denied[p]}) for address, user in users.items()}
+
+
+# label → its rows, and which of their fields are secret
+CONTENTS: Final[Mapping[str, tuple[Callable[[Read], Mapping[str, Row]], tuple[str, ...]]]] = {
+    "mail_domains": (_domain_rows, ()),
+    "mail_mailboxes": (_mailbox_rows, ("password",)),
+    "mail_aliases": (_alias_rows, ()),
+    "mail_maps": (_map_rows, ()),
+}
+
+
+def _compare(current: Read, desired: Read) -> dict[str, Plan]:
+    return {label: make_plan(rows(current), rows(desired)) for label, (rows, _) in CONTENTS.items()}
+
+
 # -- rows of the inventory → files
 
 
-def stage_domains(directory: Directory, rows: Iterable[Any], *, check_mode: bool = False) -> Staged:
+def stage_domains(directory: Directory, rows: Iterable[Any], limit: Limit | None = None, *, check_mode: bool = False) -> Staged:
     """`[{name}]` → virtual_domains. Raises Invalid, LockedError, OSError, as the others below do."""
     desired = keyed("domains", rows, "name", ("name",), lambda row: check_domain(row["name"]))
-    plan = make_plan({name: {} for name in parse_map(directory.read(DOMAINS))}, {name: {} for name in desired})
+    plan = make_plan(_domain_rows(directory.read), {name: {} for name in desired})
+    if limit:
+        limit.check("domains", plan)
     return directory.stage("mail_domains", {DOMAINS: render_map(dict.fromkeys(desired, PRESENT))}, plan, check_mode=check_mode)
 
 
@@ -596,8 +815,7 @@ def stage_aliases(directory: Directory, rows: Iterable[Any], *, check_mode: bool
         return check_targets(row["to"])
 
     desired = keyed("aliases", rows, "address", ("address", "to"), read)
-    current = parse_map(directory.read(ALIASES))
-    plan = make_plan(_rows("to", current), _rows("to", desired))
+    plan = make_plan(_alias_rows(directory.read), _rows("to", desired))
     return directory.stage("mail_aliases", {ALIASES: render_map(desired)}, plan, check_mode=check_mode)
 
 
@@ -605,28 +823,26 @@ def stage_maps(directory: Directory, maps: Mapping[str, Any], patterns: Iterable
     """`{name: [{key, value}]}` → the tables of MAPS, `[{pattern, to}]` → virtual_alias_patterns. A table not given is empty."""
     if unknown := sorted(set(maps) - set(MAPS)):
         raise Invalid(f"maps: {', '.join(unknown)}: known are {', '.join(MAPS)}")
-    current: dict[str, dict[str, str]] = {}
-    desired: dict[str, dict[str, str]] = {}
     texts = {}
     for name in MAPS:
         table = keyed(
             f"maps.{name}", maps.get(name) or [], "key", ("key", "value"), lambda r: (check_key(r["key"]), check_value(r["value"]))[1]
         )
         texts[f"postfix/{name}"] = render_map(table)
-        current.update({f"{name} {key}": {"value": value} for key, value in parse_map(directory.read(f"postfix/{name}")).items()})
-        desired.update({f"{name} {key}": {"value": value} for key, value in table.items()})
     pairs = keyed("alias_patterns", patterns, "pattern", ("pattern", "to"), lambda row: (row["pattern"], check_targets(row["to"])))
     texts[PATTERNS] = render_patterns(list(pairs.values()))
-    for rows, text in ((current, directory.read(PATTERNS)), (desired, texts[PATTERNS])):
-        rows.update({f"alias_patterns {key}": {"value": value} for key, value in parse_patterns(text).items()})
-    return directory.stage("mail_maps", texts, make_plan(current, desired), check_mode=check_mode)
+    plan = make_plan(_map_rows(directory.read), _map_rows(texts.__getitem__))
+    staged = directory.stage("mail_maps", texts, plan, check_mode=check_mode)
+    staged.consequences["to_reload"] = ["postfix"] if _differs(directory.root / PATTERNS, texts[PATTERNS]) else []
+    return staged
 
 
-def stage_mailboxes(directory: Directory, rows: Iterable[Any], version: str, *, check_mode: bool = False) -> Staged:
+def stage_mailboxes(
+    directory: Directory, rows: Iterable[Any], version: str, limit: Limit | None = None, *, check_mode: bool = False
+) -> Staged:
     """Rows of docs/architecture.md → users, deny files, virtual_mailboxes. Disabled mailboxes stay known, refused for every protocol."""
     desired = keyed("mailboxes", rows, "address", _MAILBOX, _mailbox)
     current = parse_users(directory.read(USERS))
-    denied = {protocol: parse_names(directory.read(name)) for protocol, name in DENY.items()}
     hashes = resolve(
         {address: wanted.credential for address, wanted in desired.items()},
         {address: user.password for address, user in current.items()},
@@ -639,10 +855,15 @@ def stage_mailboxes(directory: Directory, rows: Iterable[Any], version: str, *, 
         **{DENY[p]: render_names(address for address, wanted in desired.items() if p in wanted.denied) for p in DENIABLE},
     }
     plan = make_plan(
-        {address: _shown(user, {p for p in DENIABLE if address in denied[p]}) for address, user in current.items()},
+        _mailbox_rows(directory.read),
         {address: _shown(user, desired[address].denied) for address, user in users.items()},
     )
-    return directory.stage("mail_mailboxes", texts, plan, ("password",), check_mode=check_mode)
+    if limit:
+        limit.check("mailboxes", plan)
+    staged = directory.stage("mail_mailboxes", texts, plan, ("password",), check_mode=check_mode)
+    staged.consequences["to_archive"] = [address for address in plan.removed if directory.archive.has_mail(address)]
+    staged.consequences["to_restore"] = sorted(directory.archive.addresses() & users.keys())
+    return staged
 
 
 @dataclass(frozen=True)

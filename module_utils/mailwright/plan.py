@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from .errors import Invalid
 
-__all__ = ["MASK", "Plan", "keyed", "make_plan", "rows_of"]
+__all__ = ["MASK", "Plan", "Row", "keyed", "make_plan", "rows_of"]
 
 Row = Mapping[str, str]
 T = TypeVar("T")

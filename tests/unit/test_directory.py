@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from ansible.module_utils.mailwright import directory as d
 from ansible.module_utils.mailwright import files
+from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.mailwright.errors import Invalid
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +33,8 @@ class Host:
         self.root = root
         self.started: list[str] = []
         self.at: Callable[[], None] = lambda: None
+        self.mail = root.with_name(f"{root.name}-vmail")
+        self.ended: list[str] = []
 
     def directory(self) -> d.Directory:
         @contextlib.contextmanager
@@ -49,7 +52,15 @@ class Host:
             self.started.append("reload and drain" if drain else "reload")
             return True
 
-        return d.Directory(self.root, build=build, reload=reload, lock=lock, group=lambda _: os.getgid())
+        return d.Directory(
+            self.root,
+            build=build,
+            reload=reload,
+            lock=lock,
+            group=lambda _: os.getgid(),
+            archive=Archive(self.mail),
+            end=self.ended.extend,
+        )
 
     def run(self, rows: dict[str, Any], check_mode: bool = False) -> list[bool]:
         """What the role does; whether each step changed something."""
@@ -196,10 +207,13 @@ def test_sessions_go_on_where_a_new_pattern_is_for_new_addresses(host: Host) -> 
     assert host.started == ["reload", "virtual_aliases"]
 
 
-def test_six_generations_are_kept(host: Host) -> None:
-    for number in range(9):
+def test_as_many_generations_are_kept_as_declared(host: Host) -> None:
+    for number in range(13):
         host.run({"domains": [{"name": f"d{number}.test"}]})
-    assert host.directory().numbers() == [4, 5, 6, 7, 8, 9]
+    assert host.directory().numbers() == list(range(3, 14))
+    d.stage_domains(host.directory(), [])
+    host.directory().activate(keep=2)
+    assert host.directory().numbers() == [12, 13, 14]
 
 
 def test_owner_and_modes_are_those_of_the_contract(host: Host) -> None:

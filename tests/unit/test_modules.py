@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.mailwright import directory, dkim
+from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.testing import patch_module_args
 
 NAMES = ["mail_domains", "mail_mailboxes", "mail_aliases", "mail_maps", "mail_activate", "dkim_keys"]
+DOCUMENTED = [*NAMES, "mail_generations"]
 SECRET = "geheim-4711"
 ROWS: dict[str, dict[str, Any]] = {
     "mail_domains": {"domains": [{"name": "oak.test"}]},
@@ -40,6 +42,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "mail_aliases": {"aliases": [{"address": "sales@oak.test", "to": ["alice@oak.test"]}]},
     "mail_maps": {"maps": {"transports": [{"key": "a.example", "value": "smtp:[b.example]"}]}, "patterns": []},
     "mail_activate": {},
+    "mail_generations": {},
     "dkim_keys": {"keys": [{"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None}]},
 }
 
@@ -59,7 +62,15 @@ def run(
         source.with_name(f"{source.name}.lmdb").write_text(source.read_text())
 
     def here(root: Path) -> directory.Directory:
-        return real(root, build=build, reload=lambda _: False, lock=unlocked, group=lambda _: os.getgid())
+        return real(
+            root,
+            build=build,
+            reload=lambda _: False,
+            lock=unlocked,
+            group=lambda _: os.getgid(),
+            archive=Archive(tmp_path / "vmail"),
+            end=lambda _: None,
+        )
 
     def call(name: str, check_mode: bool = False, patches: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:
         module = load_plugin(f"library/{name}.py")
@@ -80,7 +91,7 @@ def run(
     return call
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DOCUMENTED)
 def test_a_module_documents_exactly_its_arguments(load_plugin: Callable[[str], ModuleType], name: str) -> None:
     module = load_plugin(f"library/{name}.py")
     documented = yaml.safe_load(module.DOCUMENTATION)
@@ -136,3 +147,24 @@ def test_a_bare_host_without_cryptography_passes_check_mode_only(run: Callable[.
     missing = {"IMPORT_ERROR": "Traceback"}
     assert run("dkim_keys", check_mode=True, patches=missing)["added"] == ["mw-ed25519._domainkey.oak.test"]
     assert "cryptography" in run("dkim_keys", patches=missing)["msg"]
+
+
+def test_going_back_returns_what_it_documents(load_plugin: Callable[[str], ModuleType], run: Callable[..., dict[str, Any]]) -> None:
+    documented = set(yaml.safe_load(load_plugin("library/mail_generations.py").RETURN))
+    assert set(run("mail_generations")) - {"changed", "invocation", "printed"} < documented
+    for name in NAMES:
+        run(name)
+    assert "no former generation" in run("mail_generations", live="previous")["msg"]
+    assert "there is no generation 7" in run("mail_generations", live="7")["msg"]
+    assert "number or previous" in run("mail_generations", live="x")["msg"]
+    run("mail_mailboxes", mailboxes=ROWS["mail_mailboxes"]["mailboxes"][:1])
+    run("mail_activate")
+    checked = run("mail_generations", live="previous", check_mode=True)
+    assert checked["summary"] == {"mail_mailboxes": {"added": [f"{SECRET}@oak.test"], "changed_names": [], "removed": []}}
+    done = run("mail_generations", live="previous")
+    assert set(done) - {"changed", "diff", "invocation", "printed"} == documented
+    assert checked["summary"] == done["summary"]
+    assert done["report"][0].startswith("generation 3, ")
+    assert "(live, again as 1): mailboxes + " in done["report"][0]
+    assert "argon2id" not in done["printed"]
+    assert "password: ***" in done["diff"]["prepared"]
