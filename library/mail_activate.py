@@ -22,7 +22,7 @@ description:
   - When that fails the former generation is made live again. When a run is killed, the next one completes a whole generation.
   - Files that are missing, or that somebody else changed, are put right. Where there is nothing to do, no process is started.
   - Sessions of removed or denied mailboxes end; mail of removed ones moves to an archive, and back when they are declared again in time.
-  - Data needs no reload. Only new alias patterns do, and only where Postfix runs.
+  - Data needs no reload. Only new alias patterns and new domains do, and only where Postfix runs.
   - In check mode the other modules stage nothing, and report their changes themselves; this one reports what would be repaired.
 options:
   keep:

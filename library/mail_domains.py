@@ -82,6 +82,11 @@ digest:
   description: SHA-256 of the files as they are to be.
   type: str
   returned: success
+to_reload:
+  description: Services that have to be reloaded for new domains.
+  type: list
+  elements: str
+  returned: success
 """
 
 ARGUMENTS: dict[str, Any] = {

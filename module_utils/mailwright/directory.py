@@ -181,7 +181,7 @@ def postmap(source: Path, configuration: Path) -> None:
 
 
 def reload_postfix(drain: bool) -> bool:
-    """Tell a running Postfix that a pcre file is new, which no daemon notices by itself; true where one runs.
+    """Tell a running Postfix what no daemon notices by itself: a new pcre file, a new domain; true where one runs.
 
     A daemon ends after the session it is in. With `drain`, return when those with the old patterns have ended, or after DRAIN seconds.
     """
@@ -279,11 +279,11 @@ def describe(row: Mapping[str, Any], live: int) -> str:
     """A generation of the history on one line, for people."""
     changes = []
     for label, names in sorted(row["summary"].items()):
+        parts = [label.removeprefix("mail_")]
         for sign, key in (("+", "added"), ("~", "changed_names"), ("-", "removed")):
-            found = names[key]
-            if found:
-                more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-                changes.append(f"{label.removeprefix('mail_')} {sign} {', '.join(found[:SHOWN])}{more}")
+            if found := names[key]:
+                parts.append(f"{sign} {', '.join(found[:SHOWN])}" + (f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""))
+        changes.append(" ".join(parts))
     marks = [*(["live"] if row["generation"] == live else []), *([f"again as {row['copy_of']}"] if row.get("copy_of") else [])]
     head = f"generation {row['generation']}, {row['time'].replace('T', ' ')}" + (f" ({', '.join(marks)})" if marks else "")
     return f"{head}: {'; '.join(changes) or 'no change of names'}"
@@ -648,6 +648,9 @@ class Directory:
             self._publish(step, generation)
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
                 reloaded = self._reload(moves) or reloaded
+            # Daemons remember of an address what kind of domain it is in: 554 to somebody who was told so before.
+            if step.name == DOMAINS and DOMAINS in current and (rebuild or parse_map(wanted[DOMAINS]).keys() - parse_map(current[DOMAINS])):
+                reloaded = self._reload(False) or reloaded
         former = self._generation(state.get("generation", number))
         denied = {address for name in DENY.values() for address in parse_names(wanted[name]) - parse_names(_text(former / name))}
         users = parse_names(wanted[USERS])
@@ -800,7 +803,9 @@ def stage_domains(directory: Directory, rows: Iterable[Any], limit: Limit | None
     plan = make_plan(_domain_rows(directory.read), {name: {} for name in desired})
     if limit:
         limit.check("domains", plan)
-    return directory.stage("mail_domains", {DOMAINS: render_map(dict.fromkeys(desired, PRESENT))}, plan, check_mode=check_mode)
+    staged = directory.stage("mail_domains", {DOMAINS: render_map(dict.fromkeys(desired, PRESENT))}, plan, check_mode=check_mode)
+    staged.consequences["to_reload"] = ["postfix"] if plan.added and (directory.root / DOMAINS).exists() else []
+    return staged
 
 
 def stage_aliases(directory: Directory, rows: Iterable[Any], *, check_mode: bool = False) -> Staged:

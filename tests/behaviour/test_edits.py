@@ -37,9 +37,9 @@ class Site:
         assert text.count(old) == 1
         (self.path / file).write_text(text.replace(old, new))
 
-    def run(self, *arguments: str) -> tuple[int, str]:
-        """Status and output of site.yml."""
-        argv = [Path(sys.executable).parent / "ansible-playbook", ROOT / "site.yml", "-i", self.path, *arguments]
+    def run(self, *arguments: str, playbook: str = "site.yml") -> tuple[int, str]:
+        """Status and output of a playbook."""
+        argv = [Path(sys.executable).parent / "ansible-playbook", ROOT / playbook, "-i", self.path, *arguments]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         return done.returncode, done.stdout
@@ -118,6 +118,7 @@ def test_an_edit_goes_live_in_one_run_without_ending_a_process(mail: MailHost, h
     assert CANARY not in output
     assert CANARY not in host.check_output("journalctl --quiet --since -5min")
     assert logs_in(mail, "frank@fir.test", CANARY)
+    assert answer(mail, "frank@fir.test") == 250, "a daemon may remember that it refused this"
     assert answer(mail, "FRANK@FIR.TEST") == 250
     assert answer(mail, "sales@fir.test") == 250
     assert answer(mail, "postmaster@fir.test") == 250
@@ -125,7 +126,7 @@ def test_an_edit_goes_live_in_one_run_without_ending_a_process(mail: MailHost, h
 
     (site.path / "domains/fir.yml").unlink()
     assert site.changed("--tags", "accounts") > 0
-    assert answer(mail, "frank@fir.test") == 554
+    assert answer(mail, "frank@fir.test") in (550, 554)
     assert not logs_in(mail, "frank@fir.test", CANARY)
 
 

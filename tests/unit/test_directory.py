@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from ansible.module_utils.mailwright import archive, files
 from ansible.module_utils.mailwright import directory as d
-from ansible.module_utils.mailwright import files
 from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.mailwright.errors import Invalid
 from hypothesis import given, settings
@@ -150,7 +151,7 @@ def test_what_is_staged_becomes_live_and_is_recorded(host: Host) -> None:
     assert "ash.test" not in host.text(d.DOMAINS)
     done = where.activate()
     assert host.text(d.DOMAINS) == "ash.test OK\noak.test OK\n"
-    assert (done.generation, done.files, done.reload) == (2, [d.DOMAINS], [])
+    assert (done.generation, done.files, done.reload) == (2, [d.DOMAINS], ["postfix"])
     assert done.lines == ["+ ash.test", "- elm.test"]
     newest, first = where.history()
     assert newest["summary"] == {"mail_domains": {"added": ["ash.test"], "changed_names": [], "removed": ["elm.test"]}}
@@ -165,11 +166,17 @@ def test_one_new_mailbox_rebuilds_one_table(host: Host) -> None:
     assert host.started == ["virtual_mailboxes"]
 
 
-def test_postfix_is_reloaded_for_new_patterns_only(host: Host) -> None:
+def test_postfix_is_reloaded_for_new_patterns_and_new_domains_only(host: Host) -> None:
     host.run(BEFORE)
     host.started.clear()
     host.run({**BEFORE, "patterns": []})
     assert host.started == ["reload"]
+    host.started.clear()
+    host.run({**BEFORE, "patterns": [], "domains": [*BEFORE["domains"], {"name": "ash.test"}]})
+    assert host.started == ["virtual_domains", "reload"]
+    host.started.clear()
+    host.run({**BEFORE, "patterns": []})
+    assert host.started == ["virtual_domains"]
 
 
 def test_a_reload_that_a_kill_prevented_is_made_up_for(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +230,237 @@ def test_owner_and_modes_are_those_of_the_contract(host: Host) -> None:
     assert modes["postfix"] == modes["dovecot"] == 0o750
     assert modes["directory"] == modes["directory/generations/00000001"] == 0o700
     assert modes["postfix/virtual_aliases"] == modes["postfix/virtual_aliases.lmdb"] == modes["dovecot/users"] == 0o640
+
+
+def has_mail(host: Host, address: str) -> bool:
+    return host.directory().archive.has_mail(address)
+
+
+def deliver(host: Host, address: str, name: str = "1") -> None:
+    local, _, domain = address.partition("@")
+    path = host.mail / domain / local / "Maildir/new" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name)
+
+
+def messages(host: Host) -> dict[str, set[str]]:
+    """Mailbox or piece of the archive → its messages."""
+    found: dict[str, set[str]] = {}
+    for path in host.mail.rglob("new/*"):
+        parts = path.relative_to(host.mail).parts
+        found.setdefault("archive" if parts[0] == ".archive" else f"{parts[1]}@{parts[0]}", set()).add(path.name)
+    return found
+
+
+def test_going_back_makes_the_former_data_live_as_a_new_generation(host: Host) -> None:
+    host.run(BEFORE)
+    former = host.tree()
+    host.run(AFTER)
+    latter = host.tree()
+    planned = host.directory().roll_back(check_mode=True)
+    assert host.tree() == latter
+    done = host.directory().roll_back()
+    assert host.tree() == former
+    assert planned.summary == done.summary
+    assert done.summary["mail_domains"] == {"added": ["elm.test"], "changed_names": [], "removed": ["ash.test"]}
+    assert (done.generation, host.directory().live(), host.directory().numbers()) == (3, 3, [1, 2, 3])
+    newest = host.directory().history()[0]
+    assert (newest["copy_of"], newest["summary"]) == (1, done.summary)
+    host.directory().roll_back()
+    assert host.tree() == latter, "going back from going back"
+    host.directory().roll_back(1)
+    assert host.tree() == former
+    host.run(AFTER)
+    assert host.tree() == latter, "the inventory's next run wins"
+
+
+def test_going_back_to_what_is_live_changes_nothing(host: Host) -> None:
+    host.run(BEFORE)
+    host.run(AFTER)
+    assert not host.directory().roll_back(2).changed
+    assert host.directory().numbers() == [1, 2]
+
+
+def test_going_back_drops_what_a_failed_run_staged(host: Host) -> None:
+    host.run(BEFORE)
+    host.run(AFTER)
+    d.stage_domains(host.directory(), [{"name": "staged.test"}])
+    host.directory().roll_back()
+    assert "staged.test" not in host.text(d.DOMAINS)
+    assert not host.directory().activate().changed
+
+
+def test_there_is_no_way_back_where_nothing_was_or_what_was_is_damaged(host: Host) -> None:
+    with pytest.raises(Invalid, match="no former generation"):
+        host.directory().roll_back()
+    host.run(BEFORE)
+    with pytest.raises(Invalid, match="no former generation"):
+        host.directory().roll_back()
+    host.run(AFTER)
+    with pytest.raises(Invalid, match=r"no generation 9 .* there are 1, 2"):
+        host.directory().roll_back(9)
+    (host.root / "directory/generations/00000001" / d.ALIASES).write_text("evil@oak.test x@oak.test\n")
+    with pytest.raises(Invalid, match="damaged"):
+        host.directory().roll_back()
+
+
+def test_a_generation_of_a_release_with_fewer_tables_can_be_live_again(host: Host) -> None:
+    host.run(BEFORE)
+    host.run(AFTER)
+    old = host.root / "directory/generations/00000001"
+    (old / "postfix/transports").unlink()
+    content = json.loads((old / "generation.json").read_text())
+    del content["files"]["postfix/transports"]
+    (old / "generation.json").write_text(json.dumps(content))
+    host.directory().roll_back()
+    assert host.tree()["postfix/transports"] == ""
+    assert host.run(BEFORE)[4]
+
+
+def test_two_runs_at_once_never_mix(host: Host) -> None:
+    host.run(BEFORE)
+    first, second = host.directory(), host.directory()
+    mine = {"mail_aliases": d.stage_aliases(first, AFTER["aliases"]).digest}
+    other = {
+        "mail_domains": d.stage_domains(second, AFTER["domains"]).digest,
+        "mail_aliases": d.stage_aliases(second, BEFORE["aliases"]).digest,
+    }
+    live = host.tree()
+    with pytest.raises(Invalid, match=r"another run .* at the same time; run again"):
+        first.activate(expected=mine)
+    assert host.tree() == live
+    second.activate(expected=other)
+    assert host.text(d.DOMAINS) == "ash.test OK\noak.test OK\n"
+    second.roll_back()
+    with pytest.raises(Invalid, match="another run"):
+        second.activate(expected=other)
+
+
+def test_a_removed_mailbox_is_archived_once_it_is_refused_and_its_sessions_ended(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "old@elm.test")
+    deliver(host, "alice@oak.test")
+    deliver(host, "imported@oak.test")
+    seen: list[str] = []
+
+    def end(addresses: Collection[str]) -> None:
+        assert "old@elm.test" not in host.text(d.USERS)
+        assert "old@elm.test" not in host.text(f"{d.MAILBOXES}.lmdb")
+        assert has_mail(host, "old@elm.test")
+        seen.extend(addresses)
+
+    where = host.directory()
+    where._end_sessions = end
+    staged = d.stage_mailboxes(where, AFTER["mailboxes"], "2.4").result()
+    assert staged["to_archive"] == ["old@elm.test"]
+    done = where.activate()
+    assert done.archived == ["old@elm.test"]
+    assert seen[:2] == ["bob@oak.test", "old@elm.test"]
+    assert messages(host) == {"archive": {"1"}, "alice@oak.test": {"1"}, "imported@oak.test": {"1"}}
+    assert host.run({**AFTER, "domains": BEFORE["domains"]})[4]
+    staged = d.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.4").result()
+    assert staged["to_restore"] == ["old@elm.test"]
+    assert host.directory().activate().restored == ["old@elm.test"]
+    assert messages(host) == {name: {"1"} for name in ("old@elm.test", "alice@oak.test", "imported@oak.test")}
+
+
+def test_going_back_brings_the_mail_back(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "old@elm.test")
+    host.run(AFTER)
+    assert messages(host) == {"archive": {"1"}}
+    assert host.directory().roll_back().restored == ["old@elm.test"]
+    assert messages(host) == {"old@elm.test": {"1"}}
+
+
+def test_a_disabled_mailbox_keeps_its_mail_and_loses_its_sessions(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "alice@oak.test")
+    host.run({**BEFORE, "mailboxes": [mailbox("alice@oak.test", enabled=False), *BEFORE["mailboxes"][1:]]})
+    assert host.ended == ["alice@oak.test"]
+    assert messages(host) == {"alice@oak.test": {"1"}}
+    host.ended.clear()
+    host.run(BEFORE)
+    assert host.ended == []
+
+
+def test_mail_delivered_while_its_mailbox_went_is_archived_by_the_next_run_and_comes_back(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "old@elm.test")
+    host.run(AFTER)
+    deliver(host, "old@elm.test", "late")
+    assert host.directory().standing()["lists"] == {}
+    assert host.run(AFTER)[4]
+    assert messages(host) == {"archive": {"1", "late"}}
+    assert host.run(AFTER) == [False] * 5
+    deliver(host, "old@elm.test", "later")
+    host.run(BEFORE)
+    assert messages(host) == {"old@elm.test": {"1", "late", "later"}}
+
+
+def test_a_change_that_fails_puts_mail_that_came_back_into_the_archive_again(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "old@elm.test")
+    host.run(AFTER)
+    calls = iter(range(100))
+
+    def fail_once() -> None:
+        if next(calls) == 2:
+            raise d.ActivationError("disk full")
+
+    host.at = fail_once
+    with pytest.raises(d.ActivationError, match="the former state is live again"):
+        host.run(BEFORE)
+    assert messages(host) == {"archive": {"1"}}
+
+
+def test_an_archive_that_cannot_be_written_is_told_and_tried_again(host: Host) -> None:
+    host.run(BEFORE)
+    deliver(host, "old@elm.test")
+    host.mail.joinpath(".archive").mkdir(mode=0o755)
+    with pytest.raises(d.ActivationError, match="the new state is live, but not all mail of removed mailboxes is archived"):
+        host.run(AFTER)
+    assert has_mail(host, "old@elm.test")
+    host.mail.joinpath(".archive").chmod(0o700)
+    assert host.run(AFTER) == [False, False, False, False, True]
+    assert messages(host) == {"archive": {"1"}}
+
+
+REMOVALS = [
+    (3, 0, 10, 3, True),
+    (3, 0, 10, 4, False),
+    (3, 10, 100, 10, True),
+    (3, 10, 100, 11, False),
+    (3, 100, 4, 4, False),
+    (5, 0, 4, 4, False),
+    (0, 0, 10, 1, False),
+    (0, 0, 10, 0, True),
+]
+
+
+@pytest.mark.parametrize(("number", "percent", "there", "gone", "fine"), REMOVALS)
+def test_too_many_removals_need_a_word(host: Host, number: int, percent: int, there: int, gone: int, fine: bool) -> None:
+    rows = [mailbox(f"user{n}@oak.test") for n in range(there)]
+    host.run({"mailboxes": rows})
+    live = host.tree()
+    refusal = rf"would remove {gone} of {there} mailboxes \(user0@oak.test.* -e directory_removals_allowed=true"
+    for check_mode in (True, False):
+        if fine:
+            d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
+            continue
+        with pytest.raises(Invalid, match=refusal):
+            d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
+        assert not host.directory().activate(check_mode=True).changed
+        assert host.tree() == live
+    d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent, allowed=True))
+    host.directory().activate()
+    assert len(host.text(d.USERS).splitlines()) == there - gone
+
+
+def test_too_many_removed_domains_need_a_word_too(host: Host) -> None:
+    host.run(BEFORE)
+    with pytest.raises(Invalid, match=r"would remove 2 of 2 domains \(elm.test, oak.test\); one run may not remove all"):
+        d.stage_domains(host.directory(), [], d.Limit(5, 10))
 
 
 @pytest.mark.parametrize("damage", ["missing", "database", "edited", "mode"])
@@ -312,8 +550,16 @@ def test_a_failing_postmap_leaves_the_former_state_live(host: Host) -> None:
 
 @pytest.mark.parametrize("back", [False, True])
 def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool) -> None:
+    def prepare(host: Host) -> None:
+        """One mailbox will go and one come back."""
+        host.run({**BEFORE, "mailboxes": [*BEFORE["mailboxes"], mailbox("new@ash.test")]})
+        deliver(host, "new@ash.test", "new")
+        host.run(BEFORE)
+        deliver(host, "old@elm.test", "old")
+        assert messages(host) == {"archive": {"new"}, "old@elm.test": {"old"}}
+
     clean = Host(tmp_path / "clean")
-    clean.run(BEFORE)
+    prepare(clean)
     if not back:
         clean.run(AFTER)
     wanted = clean.tree()
@@ -322,7 +568,7 @@ def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monk
     while True:
         point += 1
         host = Host(tmp_path / f"host{point}")
-        host.run(BEFORE)
+        prepare(host)
         left = [point]
 
         def tick(left: list[int] = left) -> None:
@@ -333,6 +579,9 @@ def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monk
         with monkeypatch.context() as patch:
             for module, name in ((d, "write_atomic"), (d.os, "link"), (d, "fsync_directory"), (d.shutil, "rmtree"), (d, "remove_file")):
                 patch.setattr(module, name, _after(tick, getattr(module, name)))
+            # os.link is the same function there.
+            for name in ("rename", "rmdir", "mkdir", "fsync"):
+                patch.setattr(archive.os, name, _after(tick, getattr(archive.os, name)))
             host.at = tick
             try:
                 host.run(AFTER)
@@ -346,6 +595,7 @@ def test_a_run_killed_at_any_point_is_completed_by_the_next(tmp_path: Path, monk
         assert valid <= _accepted(host), f"killed at {point}"
         host.run(BEFORE if back else AFTER)
         assert host.tree() == wanted, f"killed at {point}"
+        assert messages(host) == messages(clean), f"killed at {point}"
         assert [p.name for p in host.root.rglob(f"{files.TEMPORARY_PREFIX}*")] == []
         assert host.run(BEFORE if back else AFTER) == [False] * 5
     assert point > 40
