@@ -119,7 +119,7 @@ def main() -> None:
                 days=module.params["archive_days"],
                 check_mode=module.check_mode,
             )
-            result = done.result()
+            result = done.result(lines=module._diff)
         history = directory.history()
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
