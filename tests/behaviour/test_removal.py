@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import imaplib
+import re
 import time
 from collections.abc import Iterator
 
@@ -126,7 +127,7 @@ def test_a_run_that_would_remove_too_much_stops_before_it_changes_anything(mail:
     for arguments in (["--check"], []):
         status, output = site.run(*arguments)
         assert status != 0
-        assert "this run would remove 5 of 18 mailboxes (frank@fir.test, heidi@fir.test" in output
+        assert re.search(r"this run would remove 5 of \d+ mailboxes \(frank@fir\.test, heidi@fir\.test", output), output
         assert "-e directory_removals_allowed=true" in output
     assert host.check_output(state) == before
     assert found(mail, "kept")
