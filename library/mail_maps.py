@@ -19,8 +19,8 @@ module: mail_maps
 short_description: Stage the further lookup tables of Postfix
 description:
   - Takes the whole list, compares it with what is live, and stages the difference. M(mail_activate) makes it live.
-  - Writes C(sender_logins), C(own_domains), C(recipient_access), C(internal_recipients), C(transports), C(tls_policies) and
-    C(virtual_alias_patterns).
+  - Writes C(sender_logins), C(own_domains), C(recipient_access), C(internal_recipients), C(sender_transports), C(forward_routes),
+    C(transports), C(tls_policies) and C(virtual_alias_patterns).
 options:
   maps:
     description: Entries C({key, value}) by the name of the table. A table that is not given becomes empty.

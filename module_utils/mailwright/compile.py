@@ -20,6 +20,9 @@ SEND_ONLY: Final = "REJECT 5.7.1 This mailbox receives no mail"
 INTERNAL: Final = "REJECT 5.7.1 This address takes mail from its own users only"
 DISABLED: Final = "550 5.2.1 Mailbox disabled"
 
+# Below it a destination is one of forwarded mail; main.cf routes it, no DNS ever has it (RFC 6761).
+DETOUR: Final = "forward.invalid"
+
 # How a protocol is called in the inventory, and for Dovecot.
 _PROTOCOLS: Final[Mapping[str, str]] = {"imap": "imap", "pop3": "pop3", "sieve": "sieve", "submission": "smtp"}
 _KEY = re.compile(r"[!-~]+", re.ASCII)
@@ -39,6 +42,8 @@ def compile_rows(model: Model) -> Row:
             "own_domains": _map({key: FORGED for name in model.domains for key in (name, f".{name}")}),
             "recipient_access": _map(_with_twins(model, _recipient_access(model))),
             "internal_recipients": _map(_with_twins(model, _internal_recipients(model))),
+            "sender_transports": _map(_sender_transports(model)),
+            "forward_routes": _map(_forward_routes(model, _transports(settings["transports"]))),
             "transports": _map(_transports(settings["transports"])),
             "tls_policies": _map(_tls_policies(settings["tls_policies"])),
         },
@@ -140,6 +145,28 @@ def _transports(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
         entry["destination"]: f"{entry['transport']}:{entry['next_hop']}" + (f":{entry['port']}" if entry["port"] else "")
         for entry in entries
     }
+
+
+def _sender_transports(model: Model) -> dict[str, str]:
+    """Who sends from here by right; `<>` are bounces. Everybody else's mail that goes out is being forwarded (main.cf)."""
+    names = (model.settings["hostname"], *model.domains, *model.settings["srs_exempt"])
+    return {"<>": "smtp:", **{f"@{name}": "smtp:" for name in names}}
+
+
+def _forward_routes(model: Model, transports: Iterable[str]) -> dict[str, str]:
+    """A route of its own would come before the detour for forwarded mail (transport(5)): the destination gets another name until then."""
+    lists = [alias.to for alias in model.aliases.values()]
+    lists += [mailbox.forward.to for mailbox in model.mailboxes.values() if mailbox.forward is not None]
+    lists += [pattern.to for domain in model.domains.values() for pattern in domain.patterns]
+    named = {address.rpartition("@")[2] for to in lists for address in to}
+    found: set[str] = set()
+    for destination in transports:
+        name = destination.rpartition("@")[2]
+        if name.startswith("."):
+            found.update(f"@{domain}" for domain in named if domain.endswith(name) and domain not in model.domains)
+        elif name not in model.domains:
+            found.add(destination if "@" in destination else f"@{name}")
+    return {key: f"{key}.{DETOUR}" for key in found}
 
 
 def _tls_policies(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:

@@ -70,7 +70,16 @@ PATTERNS: Final = "postfix/virtual_alias_patterns"
 DOMAINS: Final = "postfix/virtual_domains"
 MAILBOXES: Final = "postfix/virtual_mailboxes"
 # What mail_maps owns beside the patterns.
-MAPS: Final = ("recipient_access", "internal_recipients", "sender_logins", "tls_policies", "transports", "own_domains")
+MAPS: Final = (
+    "recipient_access",
+    "internal_recipients",
+    "sender_transports",
+    "forward_routes",
+    "sender_logins",
+    "tls_policies",
+    "transports",
+    "own_domains",
+)
 # The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
 # Entries disappear in the opposite order.
 ORDER: Final = (
@@ -83,6 +92,8 @@ ORDER: Final = (
     ALIASES,
     "postfix/sender_logins",
     "postfix/tls_policies",
+    "postfix/sender_transports",
+    "postfix/forward_routes",
     "postfix/transports",
     "postfix/own_domains",
     DOMAINS,

@@ -271,8 +271,16 @@ class _Builder:
         if not 1 <= settings["alias_expansion_limit"] <= EXPANSION_CEILING:
             at = root.item("mail_alias_expansion_limit")
             self.refuse(at, f"not between 1 and {EXPANSION_CEILING}", value=at.value)
-        for name in ("hostnames", "networks"):
+        settings["srs_exempt"] = [(at, self.exempt(at, text)) for at, text in settings["srs_exempt"]]
+        for name in ("hostnames", "networks", "srs_exempt"):
             settings[name] = list(dict.fromkeys(value for _, value in settings[name]))
+
+    def exempt(self, at: At, text: str) -> str:
+        try:
+            return names.domain(text, allow_confusable=True)
+        except Invalid as error:
+            self.refuse(at, error.reason, error.cure, value=text)
+            return text
 
     def dkim_keys(self, entries: Sequence[tuple[At, dict[str, Any]]]) -> list[dict[str, Any]]:
         keys: list[dict[str, Any]] = []

@@ -231,5 +231,10 @@ SHARED: Final[Mapping[str, Key]] = {
     ),
     "mail_allow_plaintext_passwords": Key("boolean", "accept passwords that stand in clear in an unencrypted file (lab)", default=False),
     "mail_hide_secrets": Key("boolean", "keep passwords and keys out of output", default=True),
+    "mail_srs_exempt": Key(
+        "list",
+        "sender domains of others whose mail leaves from here by right (their SPF names this host), so that it is not taken for forwarded",
+        of="domain",
+    ),
     "mail_networks": Key("list", "networks that may relay without AUTH; the host itself always may", of="network"),
 }

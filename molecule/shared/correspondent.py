@@ -15,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -90,16 +91,19 @@ def judge(raw: bytes) -> Judgement:
     client = received.partition("[")[2].partition("]")[0].removeprefix("IPv6:")
     helo = received.split()[1]
     sender = str(message["Return-Path"]).strip("<> ")
-    result = authheaders.authenticate_message(
-        raw,
-        "judge.world.test",
-        ip=client,
-        mail_from=sender,
-        helo=helo,
-        spf=True,
-        dkim=True,
-        dmarc=True,
-    )
+    with warnings.catch_warnings():
+        # pyspf calls dnspython by an old name.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        result = authheaders.authenticate_message(
+            raw,
+            "judge.world.test",
+            ip=client,
+            mail_from=sender,
+            helo=helo,
+            spf=True,
+            dkim=True,
+            dmarc=True,
+        )
 
     def found(method: str) -> str:
         return result.partition(f"{method}=")[2].split()[0].strip(";") if f"{method}=" in result else "none"

@@ -382,3 +382,35 @@ def test_tags_reach_a_forward_and_an_alias_domain() -> None:
     assert model.rewrite("dora+x@oak.test") == ("dora@oak.test", ["dora@oak.test", "bob@oak.test"])
     assert model.rewrite("bob+x@twin.test") == ("bob+x@twin.test", ["bob+x@oak.test"])
     assert model.rewrite("nobody@twin.test") is None
+
+
+# -- forwarded mail (SRS)
+
+
+def test_only_who_sends_from_here_by_right_is_not_taken_for_forwarded() -> None:
+    rows = compiled(PEOPLE, TWIN, mail_srs_exempt=["Shop.example", "bücher.example"])
+    assert set(table(rows, "sender_transports")) == {
+        "<>",
+        "@mail.oak.test",
+        "@oak.test",
+        "@twin.test",
+        "@shop.example",
+        "@xn--bcher-kva.example",
+    }
+    assert "mail_srs_exempt[0]: a b: space not allowed" in problems(PEOPLE, mail_srs_exempt=["a b"])
+
+
+def test_a_destination_with_a_transport_is_forwarded_to_under_another_name_first() -> None:
+    rows = compiled(
+        oak("aliases: [{name: far, to: [x@sub.wide.example, y@other.example]}]"),
+        mail_transports=[
+            {"destination": "lane.example", "next_hop": "[hub.example]"},
+            {"destination": ".wide.example", "next_hop": "[hub.example]"},
+            {"destination": "Who@one.example", "next_hop": "[hub.example]"},
+        ],
+    )
+    assert table(rows, "forward_routes") == {
+        "@lane.example": "@lane.example.forward.invalid",
+        "@sub.wide.example": "@sub.wide.example.forward.invalid",
+        "who@one.example": "who@one.example.forward.invalid",
+    }
