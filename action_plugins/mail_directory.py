@@ -3,7 +3,7 @@
 """Makes a host's mail data and DKIM keys those of the inventory: runs the modules whose part differs, then makes all live in one step.
 
 Reads the rows that `mail_preflight` registered as they are: templating them costs more than all the rest. What the host has already
-(see `host_seals`) is not sent again.
+(see `host_facts`) is not sent again.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ options:
     type: str
   seal:
     description:
-      - Digest of everything above. Set by the action plugin, which leaves the host alone while M(host_seals) finds the same seal there
+      - Digest of everything above. Set by the action plugin, which leaves the host alone while M(host_facts) finds the same seal there
         and what it stands for untouched.
     type: str
 """

@@ -1,21 +1,29 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""What the roles must know of a host, in one short round trip: ansible.builtin.setup and a package query take three times as long."""
+"""All that a run must know of a host beforehand, in one round trip; what is untouched is found out in module_utils/mailwright."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mailwright import tree
+from ansible.module_utils.mailwright.directory import Directory
 
 DOCUMENTATION = r"""
 module: host_facts
-short_description: Gather the few facts that the roles need
+short_description: Gather the few facts that the roles need, and what is untouched
 description:
   - Returns facts under the names that M(ansible.builtin.setup) gives them, and which of some packages are missing.
+  - Compares everything that earlier runs made (configuration trees with their units, mail data) with what they recorded of it, and returns
+    a seal for each thing that is untouched, a digest of the request that made it. M(config_tree) and M(mail_directory) that ask for just
+    the same again need no round trip of their own.
+  - Writes nothing. Has to run as root.
 options:
   packages:
     description: Names of Debian packages to look for.
@@ -31,7 +39,7 @@ EXAMPLES = r"""
 - name: See what host this is
   host_facts:
     packages: [nginx]
-  become: false
+  no_log: true
 """
 
 RETURN = r"""
@@ -53,12 +61,18 @@ ansible_facts:
       description: V(systemd), or the name of process 1.
       type: str
     env:
-      description: SSH_CONNECTION, if the connection is one.
+      description: SSH_CONNECTION, if the connection is one, also behind sudo.
       type: dict
     missing_packages:
       description: Those of O(packages) that are not installed, in order.
       type: list
       elements: str
+    tree_seals:
+      description: Seals by name of a M(config_tree); none while packages are missing, which change files and units.
+      type: dict
+    directory_seals:
+      description: Seals and digests of the lists of M(mail_directory), by the module that stages each, and the salt for new ones.
+      type: dict
 """
 
 
@@ -95,18 +109,50 @@ def missing(module: AnsibleModule) -> list[str]:
     return sorted(set(packages) - installed)
 
 
+def ssh_connection() -> str | None:
+    """Where the administrator comes from: SSH_CONNECTION of this process or of one above it, since sudo hides it."""
+    pid = os.getpid()
+    while pid > 1:
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+        for entry in environment:
+            name, _, value = entry.partition(b"=")
+            if name == b"SSH_CONNECTION":
+                return value.decode(errors="replace")
+    return None
+
+
+def seals(module: AnsibleModule) -> dict[str, Any]:
+    """What is as it was left."""
+    found: dict[str, Any] = {}
+    for name, look in (("tree_seals", tree.standing), ("directory_seals", Directory().standing)):
+        try:
+            found[name] = look()
+        # The tasks themselves will say what is wrong, each in its place.
+        except (OSError, ValueError, tree.TreeError, tree.UnitError) as error:
+            module.warn(f"{name}: {error}")
+    return found
+
+
 def main() -> None:
     """Module entry point."""
     module = AnsibleModule(argument_spec={"packages": {"type": "list", "elements": "str", "default": []}}, supports_check_mode=True)
-    try:
-        facts = {
-            **distribution(),
-            "service_mgr": "systemd" if Path("/run/systemd/system").is_dir() else Path("/proc/1/comm").read_text().strip(),
-            "env": {name: os.environ[name] for name in ("SSH_CONNECTION",) if name in os.environ},
-            "missing_packages": missing(module),
-        }
-    except OSError as error:
-        module.fail_json(msg=f"cannot find out what host this is: {error}")
+    facts: dict[str, Any] = {"distribution": "an unknown system", "distribution_version": "", "distribution_major_version": ""}
+    with contextlib.suppress(OSError):
+        facts.update(distribution())
+    connection = ssh_connection()
+    facts.update(
+        service_mgr="systemd" if Path("/run/systemd/system").is_dir() else Path("/proc/1/comm").read_text().strip(),
+        env={"SSH_CONNECTION": connection} if connection else {},
+        missing_packages=missing(module),
+        tree_seals={},
+        directory_seals={"salt": "", "lists": {}},
+    )
+    if not facts["missing_packages"]:
+        facts.update(seals(module))
     module.exit_json(changed=False, ansible_facts=facts)
 
 

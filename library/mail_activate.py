@@ -40,7 +40,7 @@ options:
   seals:
     description:
       - From M(mail_directory), C({salt, lists}). The lists are, by module, C({seal, digest}), of what the module was asked for and of the
-        files it staged. Kept for M(host_seals) where those files are live.
+        files it staged. Kept for M(host_facts) where those files are live.
     type: dict
 attributes:
   check_mode: {support: full}

@@ -177,7 +177,7 @@ def main() -> None:
         reason=outcome.reason,
         reloaded=outcome.reloaded,
         not_after=after.not_after.isoformat() if after else "",
-        # Trees may watch the certificate: from here on each is compared on the host (see host_seals).
+        # Trees may watch the certificate: from here on each is compared on the host (see host_facts).
         **({"ansible_facts": {"tree_seals": {}}} if outcome.changed else {}),
         diff={
             "before_header": given["path"],

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """Seals: digests of what a task asked for, kept on the host beside what it made.
 
-While what it made is untouched (see `host_seals`), a task that asks for the same again has nothing to do there, and its action
+While what it made is untouched (see `host_facts`), a task that asks for the same again has nothing to do there, and its action
 plugin, which computes the seal anew, saves the round trip.
 """
 
