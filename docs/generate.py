@@ -80,6 +80,9 @@ References (`"{{{{ variable }}}}"`) and vaulted values (`!vault`) work in every 
   It has DKIM keys of its own.
 - Members of a group get its mail as if it had been written to them: their own forwards, filters and scores apply. `except` leaves members
   out of this group only; who is a member by two ways gets one copy. What a mailbox forwards never makes somebody a member.
+- A hidden copy is for one address, once for each message, however many of its recipients call for it. The sender hears nothing
+  of it, and it is not copied again. A domain's own setting takes the place of the common one; an alias with two targets serves for
+  both. Mail between our own people is sent and received: it has both copies, or one where they go to the same address.
 - A tag goes on with the mail: what is sent to `info+x@` arrives at `alice+x@`, also outside.
 - `internal: true` is about the address that the sender writes to: strangers who name it are refused (554), submitted mail, `mail_networks`
   and the host itself are not. A public alias or group that ends there still lets mail in.

@@ -52,6 +52,7 @@ def compile_rows(model: Model) -> Row:
             for name, domain in sorted(model.domains.items())
             for pattern in model.domains[domain.alias_of or name].patterns
         ],
+        "hidden_copies": _hidden_copies(model),
         "dkim_keys": [{"domain": name, **key} for name, domain in sorted(model.domains.items()) for key in domain.dkim_keys],
         "spam_settings": _spam_settings(model),
         "certificate_names": list(dict.fromkeys([settings["hostname"], *settings["hostnames"]])),
@@ -169,6 +170,27 @@ def _forward_routes(model: Model, transports: Iterable[str]) -> dict[str, str]:
     return {key: f"{key}.{DETOUR}" for key in found}
 
 
+def _hidden_copies(model: Model) -> Row:
+    """Rules in the order of their look-up, the first one counts. `except`: the copy's own address, which has the mail already."""
+
+    def names(address: str) -> list[str]:
+        mailbox = model.mailboxes.get(address)
+        own = [address, *(mailbox.aliases if mailbox is not None else ())]
+        return sorted({*own, *(twin for twin, _ in _twins(model, own))})
+
+    recipients: list[Row] = []
+    senders: list[Row] = []
+    for name, domain in sorted(model.domains.items()):
+        original = model.domains[domain.alias_of or name]
+        if original.hidden_copy is not None:
+            recipients.append({"domain": name, "to": original.hidden_copy, "except": names(original.hidden_copy)})
+        if (to := original.hidden_copy_outgoing or model.settings["hidden_copy_outgoing"]) is not None:
+            senders.append({"domain": name, "to": to})
+    if (everything := model.settings["hidden_copy"]) is not None:
+        recipients.append({"domain": None, "to": everything, "except": names(everything)})
+    return {"recipients": recipients, "senders": senders}
+
+
 def _tls_policies(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {entry["destination"]: entry["level"] + (f" match={':'.join(entry['match'])}" if entry["match"] else "") for entry in entries}
 
@@ -211,6 +233,8 @@ def _assert_inert(rows: Row) -> None:
         hold(bool(row["to"]), row["address"])
         for address in row["to"]:
             hold(_KEY.fullmatch(address) is not None and not set(address) & set(',$|"\\/:'), address)
+    for row in (*rows["hidden_copies"]["recipients"], *rows["hidden_copies"]["senders"]):
+        hold(_KEY.fullmatch(row["to"]) is not None and not set(row["to"]) & set(',$|"\\/:'), row["to"])
     for entries in rows["maps"].values():
         for row in entries:
             hold(_KEY.fullmatch(row["key"]) is not None and row["key"][0] != "#", row["key"])

@@ -87,6 +87,9 @@ class Domain:
     catch_all: Alias | None
     spam: Mapping[str, float] | None
     dkim_keys: list[dict[str, Any]]
+    # Who gets copies of mail to it, and of mail sent from it.
+    hidden_copy: str | None = None
+    hidden_copy_outgoing: str | None = None
     # The domain whose addresses all exist in this one, which has none of its own.
     alias_of: str | None = None
     mailboxes: list[Mailbox] = field(default_factory=list)
@@ -221,6 +224,7 @@ class _Builder:
         self.in_clear = in_clear
         self.settings = model.settings
         self.owners: dict[str, At] = {}
+        self.copies: list[tuple[str, At]] = []
         self.weak: list[str] = []
 
     def refuse(self, at: At, reason: str, cure: str = "", value: object = None, secret: bool = False) -> None:
@@ -248,6 +252,7 @@ class _Builder:
             else:
                 self.contents(domain, values)
         self.common_aliases(common)
+        self.common_copies(root)
         self.postmaster(root)
         for alias in list(self.model.aliases.values()):
             self.exclude(alias)
@@ -399,6 +404,12 @@ class _Builder:
             to = self.targets(domain, at, entry)
             if entry["pattern"] is not BROKEN:
                 domain.patterns.append(Pattern(at, entry["pattern"], domain.name, list(to), to))
+        for key in ("hidden_copy", "hidden_copy_outgoing"):
+            if values[key] is not None:
+                spot = values["at"].item(key)
+                setattr(domain, key, address := self.target(domain, spot, values[key]))
+                if address is not None:
+                    self.copies.append((address, spot))
         if values["catch_all"] is not None:
             spot = values["at"].item("catch_all")
             catch_all = self.target(domain, spot, values["catch_all"])
@@ -639,6 +650,21 @@ class _Builder:
         kept = [mailbox.address] if entry["keep_copy"] else []
         mailbox.forward = Alias(at.item("forward"), mailbox.address, [*kept, *to], spots=to)
 
+    def common_copies(self, root: At) -> None:
+        """D6: who gets copies of everything, and of everything that is sent."""
+        for name in ("hidden_copy", "hidden_copy_outgoing"):
+            address, spot = self.settings[name], root.item(f"mail_{name}")
+            local, _, domain = (address or "").rpartition("@")
+            if domain in self.model.domains:
+                try:
+                    address = f"{names.local_part(local)}@{domain}"
+                except Invalid as error:
+                    self.refuse(spot, error.reason, error.cure, value=address)
+                    continue
+            self.settings[name] = address
+            if address is not None:
+                self.copies.append((address, spot))
+
     def postmaster(self, root: At) -> None:
         """M18: what RFC 2142 asks for exists in every domain."""
         postmaster = self.settings["postmaster"]
@@ -697,6 +723,7 @@ class _Builder:
             *((alias.address, alias.spots) for alias in self.passed_on()),
             *(("", pattern.spots) for domain in self.model.domains.values() for pattern in domain.patterns),
         ]
+        sources += [("", {address: at}) for address, at in self.copies]
         if self.settings["postmaster"] is not None:
             sources.append(("", {self.settings["postmaster"]: root.item("mail_postmaster")}))
         misspelt: dict[str, str] = {}

@@ -158,6 +158,8 @@ DOMAIN: Final[Mapping[str, Key]] = {
     "description": Key("text", "for the reader of the file"),
     "alias_of": Key("domain", "domain delivered here whose addresses all exist in this one too, also to send as", literal=True),
     "catch_all": Key("target", "who gets mail for names that do not exist; without it such mail is refused"),
+    "hidden_copy": Key("target", "gets a copy of all mail to the domain. Default: mail_hidden_copy"),
+    "hidden_copy_outgoing": Key("target", "gets a copy of all mail that is sent as an address of it. Default: mail_hidden_copy_outgoing"),
     "quota": Key("quota", "quota of its mailboxes. Default: mail_default_quota"),
     "spam": Key("spam", "scores for mail to the domain. Default: mail_spam"),
     "dkim": Key("list", "its signing keys; false: not signed. Default: mail_dkim_keys", keys=_DKIM_KEY),
@@ -231,6 +233,8 @@ SHARED: Final[Mapping[str, Key]] = {
     ),
     "mail_allow_plaintext_passwords": Key("boolean", "accept passwords that stand in clear in an unencrypted file (lab)", default=False),
     "mail_hide_secrets": Key("boolean", "keep passwords and keys out of output", default=True),
+    "mail_hidden_copy": Key("address", "gets a copy of everything: all mail that comes in or is sent"),
+    "mail_hidden_copy_outgoing": Key("address", "gets a copy of all mail that is sent as an address of a domain that says nothing else"),
     "mail_srs_exempt": Key(
         "list",
         "sender domains of others whose mail leaves from here by right (their SPF names this host), so that it is not taken for forwarded",

@@ -50,14 +50,20 @@ HOSTILE: dict[str, Any] = {
 }
 
 
-def render(release: str, settings: dict[str, Any] | None = None, **variables: object) -> dict[str, str]:
+def render(
+    release: str, settings: dict[str, Any] | None = None, copies: dict[str, Any] | None = None, **variables: object
+) -> dict[str, str]:
     """Path on the host → text, as config_tree would write it: `variables` are the role's public ones."""
     loader = DataLoader()
     known = {
         **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
         **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
         "ansible_facts": {"distribution_major_version": release},
-        "mail": {"hostname": "mail.oak.test", "settings": {**SETTINGS, **(settings or {})}},
+        "mail": {
+            "hostname": "mail.oak.test",
+            "settings": {**SETTINGS, **(settings or {})},
+            "hidden_copies": copies or {"recipients": [], "senders": []},
+        },
         "mail_file_header": "Written by Mailwright.",
         **variables,
     }
@@ -246,3 +252,26 @@ def test_postfix_reads_back_what_was_rendered(release: str, variables: dict[str,
     read = dict(line.split(" =", 1) for line in result.stdout.splitlines())
     for name, value in parameters(tree["/etc/postfix/main.cf"]).items():
         assert read[name].split() == value.split(), name
+
+
+def test_a_copy_is_made_of_what_its_address_does_not_have_already(release: str) -> None:
+    names = ["a.b@oak.test", "journal@oak.test"]
+    copies = {
+        "recipients": [
+            {"domain": "elm.test", "to": "a.b@oak.test", "except": names},
+            {"domain": None, "to": "all@oak.test", "except": ["all@oak.test"]},
+        ],
+        "senders": [{"domain": "oak.test", "to": "a.b@oak.test"}],
+    }
+    tree = render(release, copies=copies)
+    rules = [re.fullmatch(r"/(.*)/  (\S+)", line) for line in tree["/etc/postfix/recipient_copies"].splitlines() if line.startswith("/")]
+
+    def copy_of(address: str) -> str | None:
+        return next((rule[2] for rule in rules if rule and re.search(rule[1], address)), None)
+
+    assert copy_of("dave@elm.test") == "a.b@oak.test"
+    assert copy_of("dave@xelm.test") == copy_of("dave@elmxtest") == copy_of("axb@oak.test") == "all@oak.test"
+    assert copy_of("all@oak.test") is copy_of("all+tag@oak.test") is None
+    assert copy_of("journal+x@oak.test") == "all@oak.test"
+    assert parameters(tree["/etc/postfix/main.cf"])["recipient_bcc_maps"] == "pcre:/etc/postfix/recipient_copies"
+    assert parameters(render(release)["/etc/postfix/main.cf"])["sender_bcc_maps"] == ""

@@ -414,3 +414,44 @@ def test_a_destination_with_a_transport_is_forwarded_to_under_another_name_first
         "@sub.wide.example": "@sub.wide.example.forward.invalid",
         "who@one.example": "who@one.example.forward.invalid",
     }
+
+
+# -- hidden copies (D6)
+
+
+def test_copies_are_declared_for_a_domain_or_for_everything() -> None:
+    rows = compiled(
+        oak("hidden_copy: carol\n"),
+        "{domain: elm.test, hidden_copy_outgoing: sales@oak.test}",
+        TWIN,
+        mail_hidden_copy="Alice@oak.test",
+        mail_hidden_copy_outgoing="out@good.test",
+    )
+    carol = {"to": "carol@oak.test", "except": ["carol@oak.test", "carol@twin.test"]}
+    assert rows["hidden_copies"] == {
+        "recipients": [
+            {"domain": "oak.test", **carol},
+            {"domain": "twin.test", **carol},
+            {"domain": None, "to": "alice@oak.test", "except": [f"{n}@{d}.test" for n in ("alice", "sales") for d in ("oak", "twin")]},
+        ],
+        "senders": [
+            {"domain": "elm.test", "to": "sales@oak.test"},
+            {"domain": "oak.test", "to": "out@good.test"},
+            {"domain": "twin.test", "to": "out@good.test"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("variables", "more", "problem"),
+    [
+        ({}, "hidden_copy: nobody", "hidden_copy: nobody@oak.test: no mailbox or alias nobody@oak.test"),
+        ({}, "hidden_copy_outgoing: robot", "robot@oak.test is send_only and receives nothing"),
+        ({}, "hidden_copy: a b", "hidden_copy: a b: space not allowed"),
+        ({}, "hidden_copy: [alice]", "hidden_copy: got a list, text is needed"),
+        ({"mail_hidden_copy": "alcie@oak.test"}, "", "mail_hidden_copy: alcie@oak.test: no mailbox or alias alcie@oak.test; did you mean"),
+        ({"mail_hidden_copy_outgoing": "alice"}, "", "mail_hidden_copy_outgoing: alice: no '@'"),
+    ],
+)
+def test_a_wrong_copy_is_named(variables: dict[str, Any], more: str, problem: str) -> None:
+    assert problem in problems(oak(more), **variables)
