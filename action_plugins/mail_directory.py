@@ -23,7 +23,7 @@ if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
     ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
 
 # Needs the path above, hence E402.
-from ansible.module_utils.mailwright.seal import code_version, secret_seal  # noqa: E402
+from ansible.module_utils.mailwright.seal import code_version, seal, secret_seal  # noqa: E402
 
 # The modules in the order in which they run: {argument: rows of the preflight}.
 # First those that refuse too many removals: until then nothing is written but what is staged.
@@ -34,6 +34,8 @@ REQUESTS = {
     "mail_maps": {"maps": "maps", "patterns": "alias_patterns"},
     "dkim_keys": {"keys": "dkim_keys"},
 }
+# Lists that may hold what a person has thought up.
+GUESSABLE = ("mail_mailboxes", "mail_maps")
 OPTIONS: dict[str, Any] = {
     "dovecot_version": {"type": "str", "required": True},
     "generations_kept": {"type": "int", "required": True},
@@ -63,9 +65,9 @@ class ActionModule(ActionBase):
         known = variables.get("ansible_facts", {}).get("directory_seals", {"salt": "", "lists": {}})
         salt = known["salt"] or secrets.token_hex(16)
         code = code_version(PROJECT)
+        wanted = {module: [version, *(rows[name] for name in arguments.values())] for module, arguments in REQUESTS.items()}
         seals = {
-            module: secret_seal([version, *(rows[name] for name in arguments.values())], salt, code)
-            for module, arguments in REQUESTS.items()
+            module: secret_seal(request, salt, code) if module in GUESSABLE else seal(request, code) for module, request in wanted.items()
         }
         kept = {module: found for module, found in known["lists"].items() if found["seal"] == seals.get(module)}
         result.update(changed=False, lists={}, diff=[])

@@ -7,6 +7,7 @@ Prints a table and writes build/bench.json, a list of {name, release, n, value, 
     first_run        bare host → first mail delivered, seconds; ratio to one `apt-get install` of the same packages on a twin
     mail_rate        messages/s through the whole chain; ratio to the packages' stock configuration on the twin
     idle_memory      MiB (proportional set size) of all services, and each one
+    preflight … add_one, controller_memory, passwords_…, peer_loop: large inventories, see scale.py
 
 All traffic stays in the lab; the load is N messages of 2 KB from the world's machine.
 """
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT / "molecule/shared"))
 os.environ["MAILWRIGHT_LAB"] = LAB_NAME = "bench"
 
 import demo  # noqa: E402  (needs the path and the lab's name above)
+import scale  # noqa: E402
 
 MESSAGES = 2000
 SIZE = 2048
@@ -158,6 +160,7 @@ def main() -> None:
         bench.no_change()
         bench.idle_memory()
         bench.mail_rate()
+        scale.measure(bench)
     finally:
         bench.lab.call("down")
     path = ROOT / "build/bench.json"
