@@ -49,14 +49,14 @@ def test_keys_are_made_once_with_the_records_to_publish(tmp_path: Path) -> None:
         ("mw-ed25519._domainkey.oak.test", "TXT", "v=DKIM1; k=ed25519; "),
         ("mw-rsa._domainkey.oak.test", "TXT", "v=DKIM1; k=rsa; p=MI"),
     ]
-    texts = {file.name: file.read_text() for file in path.iterdir()}
+    texts = {file.name: file.read_text() for file in path.glob("*.key")}
     second = apply(path, RSA, ED25519)
     assert not second.changed
     assert second.records == first.records
-    assert {file.name: file.read_text() for file in path.iterdir()} == texts
+    assert {file.name: file.read_text() for file in path.glob("*.key")} == texts
     assert sorted(texts) == ["oak.test.mw-ed25519.key", "oak.test.mw-rsa.key"]
     assert path.stat().st_mode & 0o777 == 0o750
-    assert all(file.stat().st_mode & 0o777 == 0o640 for file in path.iterdir())
+    assert all(file.stat().st_mode & 0o777 == 0o640 for file in path.glob("*.key"))
 
 
 def test_an_ed25519_key_is_stored_as_rspamd_reads_it(tmp_path: Path) -> None:
@@ -173,3 +173,28 @@ def test_no_output_holds_a_private_key(tmp_path: Path, rsa_key: rsa.RSAPrivateKe
     shown = repr(done.plan.lines()) + repr(done.records) + repr(done.plan.names())
     assert not any(line in shown for line in text.splitlines()[1:-1])
     assert (tmp_path / "oak.test.mw-ed25519.key").read_text().strip()[:40] not in shown
+
+
+def test_what_is_public_of_a_key_is_remembered_by_its_text_only(tmp_path: Path) -> None:
+    path = tmp_path / "dkim"
+    first = apply(path, RSA, ED25519)
+    index = path / "index.json"
+    assert index.stat().st_mode & 0o777 == 0o600
+    remembered = index.read_text()
+    # Not read again: the record comes from the index.
+    index.write_text(remembered.replace("v=DKIM1; k=rsa;", "v=DKIM1; k=rsa; remembered;"))
+    assert "remembered" in str(apply(path, RSA, ED25519).records)
+    for damage in ("{", "[]", "{}"):
+        index.write_text(damage)
+        assert apply(path, RSA, ED25519).records == first.records
+        assert index.read_text() == remembered
+    # Another text under the same name is another key.
+    (path / "oak.test.mw-rsa.key").write_text(dkim.store_text(dkim.generate("rsa", 2048)))
+    assert apply(path, RSA, ED25519).records[1] != first.records[1]
+
+
+def test_many_keys_are_made_at_once_and_each_is_another(tmp_path: Path) -> None:
+    rows = [{**ED25519, "domain": f"d{n}.test"} for n in range(dkim.FEW + 2)]
+    done = apply(tmp_path / "dkim", *rows)
+    assert len({record["value"] for record in done.records}) == len(rows)
+    assert apply(tmp_path / "dkim", *rows).records == done.records
