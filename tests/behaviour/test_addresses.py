@@ -93,12 +93,12 @@ def test_mail_to_a_group_reaches_each_member_once_and_by_their_own_settings(mail
     message = write("stranger@expired.test", "staff@oak.test")
     message_id = str(message["Message-ID"])
     send_from_world(message, "stranger@expired.test", "staff@oak.test")
-    for name in ("alice", "bob", "carol", "frieda"):
+    for name in ("alice", "bob", "nopop", "frieda"):
         mail.find(f"{name}@oak.test", accounts[f"{name}@oak.test"], message_id)
     world_mailbox(run_on_world, "plain.test", "pal", message_id)
     world_mailbox(run_on_world, "good.test", "friend", message_id)
     delivered(host, message_id)
-    for name in ("alice", "bob", "carol", "frieda"):
+    for name in ("alice", "bob", "nopop", "frieda"):
         assert copies(mail, f"{name}@oak.test", accounts[f"{name}@oak.test"], message_id) == 1, name
 
 
@@ -109,7 +109,7 @@ def test_mail_to_a_group_of_groups_does_not_reach_who_is_excepted(mail: MailHost
     for address in ("alice@oak.test", "bob@oak.test", "frieda@oak.test", "helga@oak.test", "dave@elm.test"):
         mail.find(address, accounts[address], message_id)
     delivered(host, message_id)
-    assert copies(mail, "carol@oak.test", accounts["carol@oak.test"], message_id) == 0
+    assert copies(mail, "nopop@oak.test", accounts["nopop@oak.test"], message_id) == 0
 
 
 # -- M14
