@@ -31,7 +31,7 @@ REQUESTS = {
     "mail_mailboxes": {"mailboxes": "mailboxes"},
     "mail_domains": {"domains": "domains"},
     "mail_aliases": {"aliases": "aliases"},
-    "mail_maps": {"maps": "maps", "patterns": "alias_patterns"},
+    "mail_maps": {"maps": "maps", "patterns": "alias_patterns", "passwords": "relay_passwords"},
     "dkim_keys": {"keys": "dkim_keys"},
 }
 # Lists that may hold what a person has thought up.

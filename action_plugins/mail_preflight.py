@@ -69,7 +69,9 @@ class ActionModule(ActionBase):
         hidden = model.settings["hide_secrets"]
         rows = compile_rows(model)
         # As text: Ansible copies results several times over, and a text costs nothing to copy.
-        rows["directory"] = {name: json.dumps(rows.pop(name)) for name in ("mailboxes", "aliases", "maps", "alias_patterns")}
+        rows["directory"] = {
+            name: json.dumps(rows.pop(name)) for name in ("mailboxes", "aliases", "maps", "alias_patterns", "relay_passwords")
+        }
         return {**result, **rows, "changed": False, "_ansible_no_log": hidden}
 
     def _groups(self, variables: dict[str, Any]) -> list[Any]:

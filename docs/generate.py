@@ -58,7 +58,8 @@ Every problem is printed as `FILE:LINE: key.path: value: reason; cure`. The role
 
 Each file `domains/NAME.yml` of the inventory (beside `hosts.yml`) is one mapping, and so is each entry of `mail_domains`.
 References (`"{{{{ variable }}}}"`) and vaulted values (`!vault`) work in every value but the names: `domain`, `name`, `pattern`,
-`selector`, `destination` and a mailbox's `aliases` are written out, so that a file says what it is about.
+`selector`, `destination`, `recipients`, a mailbox's `aliases`, and whom entries of `mail_relays` and `mail_access` are about.
+They are written out, so that a file says what it is about. Which rule wins where several apply: [routing.md](../routing.md).
 
 {HEADER}{"".join(key_rows(DOMAIN))}
 ## Variables of hosts and groups

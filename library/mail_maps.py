@@ -19,8 +19,7 @@ module: mail_maps
 short_description: Stage the further lookup tables of Postfix
 description:
   - Takes the whole list, compares it with what is live, and stages the difference. M(mail_activate) makes it live.
-  - Writes C(sender_logins), C(own_domains), C(recipient_access), C(internal_recipients), C(sender_transports), C(forward_routes),
-    C(transports), C(tls_policies) and C(virtual_alias_patterns).
+  - Writes the tables of docs/architecture.md but those of the other modules, C(virtual_alias_patterns) and C(relay_passwords).
 options:
   maps:
     description: Entries C({key, value}) by the name of the table. A table that is not given becomes empty.
@@ -28,6 +27,12 @@ options:
     required: true
   patterns:
     description: Aliases C({pattern, to}) by regular expression (PCRE), matched against whole addresses; the first match wins.
+    type: json
+    default: '[]'
+  passwords:
+    description:
+      - Entries C({key, value}) of C(relay_passwords), which only root can read.
+      - The key is a next hop or a sender, the value C(user:password).
     type: json
     default: '[]'
   path:
@@ -46,6 +51,8 @@ EXAMPLES = r"""
     maps:
       transports: [{key: partner.example, value: "smtp:[mx.partner.example]:25"}]
     patterns: [{pattern: 'team-[a-z]+@example\.org', to: [alice@example.org]}]
+    passwords: [{key: "[smtp.provider.example]:587", value: "example:{{ vault_smarthost_password }}"}]
+  no_log: "{{ mail_hide_secrets }}"
 """
 
 RETURN = r"""
@@ -87,6 +94,7 @@ to_reload:
 ARGUMENTS: dict[str, Any] = {
     "maps": {"type": "json", "required": True},
     "patterns": {"type": "json", "default": "[]"},
+    "passwords": {"type": "json", "default": "[]", "no_log": True},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
 }
 
@@ -94,11 +102,14 @@ ARGUMENTS: dict[str, Any] = {
 def main() -> None:
     """Wire the options to the work."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    # As in mail_mailboxes: no_log keeps the rows out of the journal, and nothing secret is in the result to begin with.
+    module.no_log_values.clear()
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
     try:
-        maps, patterns = rows_of(module.params["maps"], dict), rows_of(module.params["patterns"], list)
-        staged = stage_maps(Directory(Path(module.params["path"])), maps, patterns, check_mode=module.check_mode)
+        maps = rows_of(module.params["maps"], dict)
+        patterns, passwords = (rows_of(module.params[name], list) for name in ("patterns", "passwords"))
+        staged = stage_maps(Directory(Path(module.params["path"])), maps, patterns, passwords, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

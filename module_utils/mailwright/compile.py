@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from .model import Mailbox, Model
+from .routes import Relayed, Smarthost, hop
 
 __all__ = ["compile_rows"]
 
@@ -23,6 +25,13 @@ DISABLED: Final = "550 5.2.1 Mailbox disabled"
 # Below it a destination is one of forwarded mail; main.cf routes it, no DNS ever has it (RFC 6761).
 DETOUR: Final = "forward.invalid"
 
+UNKNOWN: Final = "550 5.1.1 No such recipient"
+# Go on with the next restriction; ask the next hop (both access(5)).
+LISTED: Final = "DUNNO"
+VERIFY: Final = "reject_unverified_recipient"
+
+_KINDS: Final = ("client", "helo", "sender", "recipient")
+_VERBS: Final[Mapping[str, str]] = {"allow": "allowed", "block": "blocked"}
 # How a protocol is called in the inventory, and for Dovecot.
 _PROTOCOLS: Final[Mapping[str, str]] = {"imap": "imap", "pop3": "pop3", "sieve": "sieve", "submission": "smtp"}
 _KEY = re.compile(r"[!-~]+", re.ASCII)
@@ -35,6 +44,7 @@ def compile_rows(model: Model) -> Row:
     rows: Row = {
         "hostname": settings["hostname"],
         "domains": [{"name": name} for name in sorted(model.domains)],
+        "relayed_domains": [{"name": name} for name in sorted(model.relayed)],
         "mailboxes": [_mailbox(mailbox) for _, mailbox in sorted(model.mailboxes.items())],
         "aliases": _aliases(model),
         "maps": {
@@ -42,11 +52,16 @@ def compile_rows(model: Model) -> Row:
             "own_domains": _map({key: FORGED for name in model.domains for key in (name, f".{name}")}),
             "recipient_access": _map(_with_twins(model, _recipient_access(model))),
             "internal_recipients": _map(_with_twins(model, _internal_recipients(model))),
+            "relay_domains": _map(dict.fromkeys(model.relayed, "OK")),
+            "relay_recipients": _map(_relay_recipients(model)),
+            "transports": _map(_transports(model)),
             "sender_transports": _map(_sender_transports(model)),
-            "forward_routes": _map(_forward_routes(model, _transports(settings["transports"]))),
-            "transports": _map(_transports(settings["transports"])),
-            "tls_policies": _map(_tls_policies(settings["tls_policies"])),
+            "forward_routes": _map(_forward_routes(model, _transports(model))),
+            "tls_policies": _map(_tls_policies(model)),
+            **{name: _map(entries) for name, entries in _access(settings["access"]).items()},
         },
+        "relay_passwords": _map(_relay_passwords(model.smarthosts)),
+        "access": _access_by_configuration(settings.pop("access")),
         "alias_patterns": [
             {"pattern": f"^(?:{pattern.pattern})@{re.escape(name)}$", "to": list(pattern.to)}
             for name, domain in sorted(model.domains.items())
@@ -141,17 +156,58 @@ def _internal_recipients(model: Model) -> dict[str, str]:
     return answers
 
 
-def _transports(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def _relay_recipients(model: Model) -> dict[str, str]:
+    """Answers of access(5) for recipients of relayed domains; one that is not listed gets its domain's."""
+    answers: dict[str, str] = {}
+    for name, domain in model.relayed.items():
+        answers[name] = VERIFY if domain.recipients is None else UNKNOWN
+        answers.update(dict.fromkeys((f"{local}@{name}" for local in domain.recipients or ()), LISTED))
+    # RFC 2142 names that go to our postmaster.
+    answers.update({address: LISTED for address in model.aliases if address.rpartition("@")[2] in model.relayed})
+    return answers
+
+
+def _transports(model: Model) -> dict[str, str]:
+    found = {
+        entry["destination"]: f"{entry['transport']}:" + (hop(entry["next_hop"], entry["port"]) if entry["next_hop"] else "")
+        for entry in model.settings["transports"]
+    }
+    found.update({host.recipient: _lane(host) for host in model.smarthosts if host.recipient is not None})
+    # ".example.org" must not catch our own names below it; ":" leaves their route alone (transport(5)).
+    for name in (*model.domains, model.settings["hostname"]):
+        labels = name.split(".")
+        if any("." + ".".join(labels[start:]) in found for start in range(1, len(labels))):
+            found[name] = ":"
+    found.update({name: f"relay:{hop(domain.next_hop, domain.port)}" for name, domain in model.relayed.items()})
+    return found
+
+
+def _lane(host: Smarthost) -> str:
+    """Which client of Postfix sends to a smarthost, and where to. Only those named here ever log in anywhere (see master.cf)."""
+    lane = "smtp" if host.user is None else "smarthost" if host.sender is None else "sender-smarthost"
+    return f"{lane}:{hop(host.next_hop, host.port)}"
+
+
+def _sender(host: Smarthost) -> str:
+    """A sender as the tables by sender have it as a key; a whole domain is `@domain`."""
+    sender = host.sender or ""
+    return sender if "@" in sender else f"@{sender}"
+
+
+def _relay_passwords(hosts: Iterable[Smarthost]) -> dict[str, str]:
     return {
-        entry["destination"]: f"{entry['transport']}:{entry['next_hop']}" + (f":{entry['port']}" if entry["port"] else "")
-        for entry in entries
+        hop(host.next_hop, host.port) if host.sender is None else _sender(host): f"{host.user}:{host.password}"
+        for host in hosts
+        if host.user is not None
     }
 
 
 def _sender_transports(model: Model) -> dict[str, str]:
-    """Who sends from here by right; `<>` are bounces. Everybody else's mail that goes out is being forwarded (main.cf)."""
+    """Who sends from here by right, and by which way; `<>` are bounces. Everybody else's mail that leaves is being forwarded (main.cf)."""
     names = (model.settings["hostname"], *model.domains, *model.settings["srs_exempt"])
-    return {"<>": "smtp:", **{f"@{name}": "smtp:" for name in names}}
+    rest = next((_lane(host) for host in model.smarthosts if host.sender is None and host.recipient is None), "smtp:")
+    by_sender = {_sender(host): _lane(host) for host in model.smarthosts if host.sender is not None}
+    return {"<>": rest, **{f"@{name}": rest for name in names}, **by_sender}
 
 
 def _forward_routes(model: Model, transports: Iterable[str]) -> dict[str, str]:
@@ -161,11 +217,12 @@ def _forward_routes(model: Model, transports: Iterable[str]) -> dict[str, str]:
     lists += [pattern.to for domain in model.domains.values() for pattern in domain.patterns]
     named = {address.rpartition("@")[2] for to in lists for address in to}
     found: set[str] = set()
+    here = {*model.domains, *model.relayed, model.settings["hostname"]}
     for destination in transports:
         name = destination.rpartition("@")[2]
         if name.startswith("."):
-            found.update(f"@{domain}" for domain in named if domain.endswith(name) and domain not in model.domains)
-        elif name not in model.domains:
+            found.update(f"@{domain}" for domain in named if domain.endswith(name) and domain not in here)
+        elif name not in here:
             found.add(destination if "@" in destination else f"@{name}")
     return {key: f"{key}.{DETOUR}" for key in found}
 
@@ -191,8 +248,61 @@ def _hidden_copies(model: Model) -> Row:
     return {"recipients": recipients, "senders": senders}
 
 
-def _tls_policies(entries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    return {entry["destination"]: entry["level"] + (f" match={':'.join(entry['match'])}" if entry["match"] else "") for entry in entries}
+def _tls_policies(model: Model) -> dict[str, str]:
+    named: list[Relayed | Smarthost] = [*model.relayed.values(), *model.smarthosts]
+    found = {hop(entry.next_hop, entry.port): entry.tls for entry in named if entry.tls is not None}
+    for entry in model.settings["tls_policies"]:
+        found[entry["destination"]] = entry["level"] + (f" match={':'.join(entry['match'])}" if entry["match"] else "")
+    return found
+
+
+def _with_subdomains(name: str) -> list[str]:
+    """Keys of access(5), without parent_domain_matches_subdomains."""
+    return [name] if "@" in name or name.startswith(".") else [name, f".{name}"]
+
+
+def _access(entries: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """The tables of mail_access but for networks and pairs."""
+    tables: dict[str, dict[str, str]] = {f"{verb}_{kind}s": {} for verb in _VERBS.values() for kind in _KINDS}
+    for entry in entries:
+        kinds = [kind for kind in _KINDS if entry[kind] is not None]
+        if len(kinds) == 1 and not _is_network(entry["client"]):
+            table = tables[f"{_VERBS[entry['action']]}_{kinds[0]}s"]
+            # Where two entries cover one name, that which names it counts.
+            keys = _with_subdomains(entry[kinds[0]])
+            table.update(dict.fromkeys(keys[1:], _answer(entry)) | table)
+            table[keys[0]] = _answer(entry)
+    return tables
+
+
+def _access_by_configuration(entries: list[Mapping[str, Any]]) -> Row:
+    """What main.cf must hold: networks, since an lmdb table knows none but on octets; pairs, since access(5) has one key."""
+    found: Row = {}
+    for action, verb in _VERBS.items():
+        mine = [entry for entry in entries if entry["action"] == action]
+        networks = [entry for entry in mine if _is_network(entry["client"])]
+        # cidr_table(5): the first match counts, so the narrowest first.
+        networks.sort(key=lambda entry: (-ipaddress.ip_network(entry["client"]).prefixlen, entry["client"]))
+        found[f"{verb}_networks"] = [{"network": entry["client"], "answer": _answer(entry)} for entry in networks]
+        pairs: dict[str, dict[str, str]] = {}
+        for entry in mine:
+            if entry["sender"] is not None and entry["recipient"] is not None:
+                senders = pairs.setdefault(entry["recipient"], {})
+                keys = _with_subdomains(entry["sender"])
+                senders.update(dict.fromkeys(keys[1:], _answer(entry)) | senders)
+                senders[keys[0]] = _answer(entry)
+        found[f"{verb}_pairs"] = [
+            {"recipients": _with_subdomains(recipient), "senders": _map(senders)} for recipient, senders in sorted(pairs.items())
+        ]
+    return found
+
+
+def _is_network(client: str | None) -> bool:
+    return client is not None and "/" in client
+
+
+def _answer(entry: Mapping[str, Any]) -> str:
+    return "OK" if entry["action"] == "allow" else str(entry["reply"])
 
 
 def _map(entries: Mapping[str, str]) -> list[Row]:
@@ -200,7 +310,9 @@ def _map(entries: Mapping[str, str]) -> list[Row]:
 
 
 def _spam_settings(model: Model) -> list[Row]:
-    rows: list[Row] = []
+    rows: list[Row] = [
+        {"recipient": f"@{name}", **domain.spam} for name, domain in sorted(model.relayed.items()) if domain.spam is not None
+    ]
     for name, domain in sorted(model.domains.items()):
         original = model.domains[domain.alias_of or name]
         spam = domain.spam if domain.spam is not None else original.spam
@@ -235,7 +347,7 @@ def _assert_inert(rows: Row) -> None:
             hold(_KEY.fullmatch(address) is not None and not set(address) & set(',$|"\\/:'), address)
     for row in (*rows["hidden_copies"]["recipients"], *rows["hidden_copies"]["senders"]):
         hold(_KEY.fullmatch(row["to"]) is not None and not set(row["to"]) & set(',$|"\\/:'), row["to"])
-    for entries in rows["maps"].values():
+    for entries in (*rows["maps"].values(), rows["relay_passwords"]):
         for row in entries:
             hold(_KEY.fullmatch(row["key"]) is not None and row["key"][0] != "#", row["key"])
             hold(_ANSWER.fullmatch(row["value"]) is not None, row["key"])

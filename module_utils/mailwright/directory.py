@@ -68,41 +68,65 @@ USERS: Final = "dovecot/users"
 ALIASES: Final = "postfix/virtual_aliases"
 PATTERNS: Final = "postfix/virtual_alias_patterns"
 DOMAINS: Final = "postfix/virtual_domains"
+RELAY_DOMAINS: Final = "postfix/relay_domains"
 MAILBOXES: Final = "postfix/virtual_mailboxes"
 # What mail_maps owns beside the patterns.
 MAPS: Final = (
+    "blocked_clients",
+    "blocked_helos",
+    "blocked_senders",
+    "blocked_recipients",
+    "relay_recipients",
     "recipient_access",
     "internal_recipients",
-    "sender_transports",
-    "forward_routes",
+    "allowed_clients",
+    "allowed_helos",
+    "allowed_senders",
+    "allowed_recipients",
     "sender_logins",
     "tls_policies",
     "transports",
+    "sender_transports",
+    "forward_routes",
     "own_domains",
+    "relay_domains",
 )
+# Logins at smarthosts; only root reads it, as smtp(8) does before it gives root up.
+PASSWORDS: Final = "postfix/relay_passwords"
 # The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
 # Entries disappear in the opposite order.
 ORDER: Final = (
     *DENY.values(),
     USERS,
+    "postfix/blocked_clients",
+    "postfix/blocked_helos",
+    "postfix/blocked_senders",
+    "postfix/blocked_recipients",
+    "postfix/relay_recipients",
     "postfix/recipient_access",
     "postfix/internal_recipients",
+    "postfix/allowed_clients",
+    "postfix/allowed_helos",
+    "postfix/allowed_senders",
+    "postfix/allowed_recipients",
     MAILBOXES,
     PATTERNS,
     ALIASES,
     "postfix/sender_logins",
     "postfix/tls_policies",
+    PASSWORDS,
     "postfix/sender_transports",
     "postfix/forward_routes",
     "postfix/transports",
     "postfix/own_domains",
+    RELAY_DOMAINS,
     DOMAINS,
 )
 # Which module stages what.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
     "mail_mailboxes": (*DENY.values(), USERS, MAILBOXES),
     "mail_aliases": (ALIASES,),
-    "mail_maps": (*(f"postfix/{name}" for name in MAPS), PATTERNS),
+    "mail_maps": (*(f"postfix/{name}" for name in MAPS), PASSWORDS, PATTERNS),
     "mail_domains": (DOMAINS,),
 }
 PRESENT: Final = "OK"
@@ -120,6 +144,10 @@ class ActivationError(Exception):
 
 def _is_database(name: str) -> bool:
     return name.startswith("postfix/") and name != PATTERNS
+
+
+def _mode(name: str) -> int:
+    return 0o600 if name == PASSWORDS else 0o640
 
 
 def _group(name: str) -> str:
@@ -397,7 +425,9 @@ class Directory:
             self._make_directories()
             for name in texts:
                 if name in different:
-                    write_atomic(self.next / name, different[name].encode(), mode=0o640, uid=_root(), gid=self._group_id(_group(name)))
+                    write_atomic(
+                        self.next / name, different[name].encode(), mode=_mode(name), uid=_root(), gid=self._group_id(_group(name))
+                    )
                 else:
                     remove_file(self.next / name)
             summary = self.next / f"{label}.json"
@@ -625,7 +655,7 @@ class Directory:
             try:
                 os.link(source, target / name, follow_symlinks=False)
             except FileNotFoundError:
-                write_atomic(target / name, b"", mode=0o640, uid=_root(), gid=self._group_id(_group(name)))
+                write_atomic(target / name, b"", mode=_mode(name), uid=_root(), gid=self._group_id(_group(name)))
             digests[name] = hashlib.sha256((target / name).read_bytes()).hexdigest()
         content = {
             "generation": number,
@@ -654,14 +684,18 @@ class Directory:
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
         steps = transition(current, wanted, suspect)
         moves = _moves_to_patterns(current, wanted)
+        before, after = _domain_kinds(current), _domain_kinds(wanted)
+        new_kinds = [name for name, kind in after.items() if before.get(name) != kind]
+        lists = max((index for index, step in enumerate(steps) if step.name in (DOMAINS, RELAY_DOMAINS)), default=None)
         reloaded = False
-        for step in steps:
+        for index, step in enumerate(steps):
             self._publish(step, generation)
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
                 reloaded = self._reload(moves) or reloaded
-            # Daemons remember of an address what kind of domain it is in: 554 to somebody who was told so before.
-            if step.name == DOMAINS and DOMAINS in current and (rebuild or parse_map(wanted[DOMAINS]).keys() - parse_map(current[DOMAINS])):
-                reloaded = self._reload(False) or reloaded
+            # Daemons remember of an address what kind of domain it is in: 554 to somebody who was told so before. One that was local
+            # and is relayed now would be looked for among the mailboxes, which are still there.
+            if index == lists and DOMAINS in current and (rebuild or new_kinds):
+                reloaded = self._reload(any(name in before for name in new_kinds)) or reloaded
         former = self._generation(state.get("generation", number))
         denied = {address for name in DENY.values() for address in parse_names(wanted[name]) - parse_names(_text(former / name))}
         users = parse_names(wanted[USERS])
@@ -689,12 +723,12 @@ class Directory:
         except FileNotFoundError:
             before = None
         if step.text is not None:
-            write_atomic(path, step.text.encode(), mode=0o640, uid=_root(), gid=gid)
+            write_atomic(path, step.text.encode(), mode=_mode(step.name), uid=_root(), gid=gid)
         else:
             if not (generation / step.name).exists():
                 # From a release that did not have this file yet.
-                write_atomic(generation / step.name, b"", mode=0o640, uid=_root(), gid=gid)
-            _own(generation / step.name, gid)
+                write_atomic(generation / step.name, b"", mode=_mode(step.name), uid=_root(), gid=gid)
+            _own(generation / step.name, gid, _mode(step.name))
             if before is None or not path.samefile(generation / step.name):
                 temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
                 temporary.unlink(missing_ok=True)
@@ -707,7 +741,7 @@ class Directory:
             os.utime(path, (after.st_atime, int(before.st_mtime) + 1))
         if _is_database(step.name):
             self._build(path, self.store / "postmap")
-            _own(path.with_name(f"{path.name}.lmdb"), gid)
+            _own(path.with_name(f"{path.name}.lmdb"), gid, _mode(step.name))
 
     def _restore(self, former: int | None, failed: int, ever: Collection[str], days: int) -> str:
         """Back to the former generation; says what is live now."""
@@ -735,17 +769,21 @@ def _root() -> int:
     return 0 if os.geteuid() == 0 else -1
 
 
-def _own(path: Path, gid: int) -> None:
-    """Owner root, that group, mode 0640."""
+def _own(path: Path, gid: int, mode: int) -> None:
+    """Owner root, that group and mode."""
     found = path.stat()
     if found.st_gid != gid or (os.geteuid() == 0 and found.st_uid != 0):
         os.chown(path, _root(), gid)
-    if found.st_mode & 0o7777 != 0o640:
-        path.chmod(0o640)
+    if found.st_mode & 0o7777 != mode:
+        path.chmod(mode)
 
 
 def _digest(texts: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
+    shown = dict(texts)
+    if secret := shown.get(PASSWORDS):
+        # Passwords in clear: the digest, which gets about, must not tell them to whoever tries words.
+        shown[PASSWORDS] = hashlib.scrypt(secret.encode(), salt=PASSWORDS.encode(), n=2**14, r=8, p=1, maxmem=2**25).hex()
+    return hashlib.sha256(json.dumps(sorted(shown.items())).encode()).hexdigest()
 
 
 def _text(path: Path) -> str:
@@ -773,6 +811,11 @@ def _has(path: Path, text: str) -> bool:
 Read = Callable[[str], str]
 
 
+def _domain_kinds(texts: Mapping[str, str]) -> dict[str, str]:
+    """Every domain and the list it is in; the local one counts."""
+    return {name: kind for kind in (RELAY_DOMAINS, DOMAINS) for name in parse_map(texts.get(kind, ""))}
+
+
 def _domain_rows(read: Read) -> Mapping[str, Row]:
     return {name: {} for name in parse_map(read(DOMAINS))}
 
@@ -783,6 +826,8 @@ def _alias_rows(read: Read) -> Mapping[str, Row]:
 
 def _map_rows(read: Read) -> Mapping[str, Row]:
     rows = {f"{name} {key}": {"value": value} for name in MAPS for key, value in parse_map(read(f"postfix/{name}")).items()}
+    # The field's name says whether its value is shown.
+    rows.update({f"relay_passwords {key}": {"password": value} for key, value in parse_map(read(PASSWORDS)).items()})
     return {**rows, **{f"alias_patterns {key}": {"value": value} for key, value in parse_patterns(read(PATTERNS)).items()}}
 
 
@@ -797,7 +842,7 @@ CONTENTS: Final[Mapping[str, tuple[Callable[[Read], Mapping[str, Row]], tuple[st
     "mail_domains": (_domain_rows, ()),
     "mail_mailboxes": (_mailbox_rows, ("password",)),
     "mail_aliases": (_alias_rows, ()),
-    "mail_maps": (_map_rows, ()),
+    "mail_maps": (_map_rows, ("password",)),
 }
 
 
@@ -835,22 +880,40 @@ def stage_aliases(directory: Directory, rows: Iterable[Any], *, check_mode: bool
     return directory.stage("mail_aliases", {ALIASES: render_map(desired)}, plan, check_mode=check_mode)
 
 
-def stage_maps(directory: Directory, maps: Mapping[str, Any], patterns: Iterable[Any], *, check_mode: bool = False) -> Staged:
-    """`{name: [{key, value}]}` → the tables of MAPS, `[{pattern, to}]` → virtual_alias_patterns. A table not given is empty."""
+def stage_maps(
+    directory: Directory, maps: Mapping[str, Any], patterns: Iterable[Any], passwords: Iterable[Any] = (), *, check_mode: bool = False
+) -> Staged:
+    """`{name: [{key, value}]}` → the tables of MAPS, `[{pattern, to}]` → virtual_alias_patterns, `[{key, value}]` → relay_passwords.
+
+    A table not given is empty.
+    """
     if unknown := sorted(set(maps) - set(MAPS)):
         raise Invalid(f"maps: {', '.join(unknown)}: known are {', '.join(MAPS)}")
     texts = {}
-    for name in MAPS:
-        table = keyed(
-            f"maps.{name}", maps.get(name) or [], "key", ("key", "value"), lambda r: (check_key(r["key"]), check_value(r["value"]))[1]
-        )
-        texts[f"postfix/{name}"] = render_map(table)
+    tables = [*((f"maps.{name}", f"postfix/{name}", maps.get(name) or []) for name in MAPS), ("passwords", PASSWORDS, passwords)]
+    for what, name, rows in tables:
+        texts[name] = render_map(keyed(what, rows, "key", ("key", "value"), _secret_entry if name == PASSWORDS else _entry))
     pairs = keyed("alias_patterns", patterns, "pattern", ("pattern", "to"), lambda row: (row["pattern"], check_targets(row["to"])))
     texts[PATTERNS] = render_patterns(list(pairs.values()))
     plan = make_plan(_map_rows(directory.read), _map_rows(texts.__getitem__))
-    staged = directory.stage("mail_maps", texts, plan, check_mode=check_mode)
-    staged.consequences["to_reload"] = ["postfix"] if _differs(directory.root / PATTERNS, texts[PATTERNS]) else []
+    staged = directory.stage("mail_maps", texts, plan, ("password",), check_mode=check_mode)
+    new_domains = parse_map(texts[RELAY_DOMAINS]).keys() - parse_map(directory.read(RELAY_DOMAINS)).keys()
+    reload = _differs(directory.root / PATTERNS, texts[PATTERNS]) or (new_domains and (directory.root / RELAY_DOMAINS).exists())
+    staged.consequences["to_reload"] = ["postfix"] if reload else []
     return staged
+
+
+def _entry(row: dict[str, Any]) -> str:
+    check_key(row["key"])
+    return check_value(row["value"])
+
+
+def _secret_entry(row: dict[str, Any]) -> str:
+    check_key(row["key"])
+    try:
+        return check_value(row["value"])
+    except Invalid:
+        raise Invalid("value: cannot be a value of a lookup table") from None
 
 
 def stage_mailboxes(

@@ -14,6 +14,7 @@ from . import names, passwords, schema
 from .errors import Invalid
 from .pem import RSA_BITS, check_private_key
 from .reader import BROKEN, At, Plain, Reader, kind, suggest
+from .routes import Relayed, Routes, Smarthost, relayed_domain
 
 __all__ = ["Alias", "Domain", "DomainFile", "Mailbox", "Model", "Pattern", "check"]
 
@@ -106,6 +107,9 @@ class Model:
     mailboxes: dict[str, Mailbox] = field(default_factory=dict)
     # By address; a catch-all is `@domain`. The names of mailboxes and those of RFC 2142 are among them.
     aliases: dict[str, Alias] = field(default_factory=dict)
+    # Domains that other servers deliver, and servers that take our mail.
+    relayed: dict[str, Relayed] = field(default_factory=dict)
+    smarthosts: list[Smarthost] = field(default_factory=list)
 
     def base(self, address: str) -> str:
         """The address without its tag."""
@@ -257,7 +261,7 @@ class _Builder:
         for alias in list(self.model.aliases.values()):
             self.exclude(alias)
         self.patterns()
-        self.transports(root)
+        self.model.smarthosts = Routes(self, root, set(self.model.domains), self.model.relayed).check()
         if complete:
             self.references(root)
             self.senders()
@@ -317,45 +321,6 @@ class _Builder:
             )
         return keys
 
-    def transports(self, root: At) -> None:
-        for name, examine in (("transports", self.transport), ("tls_policies", self.tls_policy)):
-            seen: dict[str, At] = {}
-            for at, entry in self.settings[name]:
-                examine(at, entry)
-                destination = entry["destination"]
-                if destination is not BROKEN and seen.setdefault(destination, at) is not at:
-                    self.refuse(at.item("destination"), f"duplicate of {self.place(seen[destination])}", value=destination)
-            self.settings[name] = [entry for _, entry in self.settings[name]]
-
-    def transport(self, at: At, entry: dict[str, Any]) -> None:
-        destination, next_hop = entry["destination"], entry["next_hop"]
-        if destination is not BROKEN and destination.rpartition("@")[2] in self.model.domains:
-            self.refuse(
-                at.item("destination"),
-                "a domain of our own: its mail would leave this host",
-                "remove the domain or the transport",
-                value=destination,
-            )
-        if entry["port"] is not None and not 1 <= entry["port"] <= 65535:
-            self.refuse(at.item("port"), "not a port from 1 to 65535", value=entry["port"])
-        own = {self.settings["hostname"], *self.settings["hostnames"]}
-        if next_hop is not BROKEN and entry["transport"] != "lmtp" and next_hop.strip("[]") in own:
-            self.refuse(at.item("next_hop"), "this host itself: mail would loop", value=next_hop)
-
-    def tls_policy(self, at: At, entry: dict[str, Any]) -> None:
-        level = entry["level"]
-        entry["match"] = list(dict.fromkeys(value for _, value in entry["match"] or []))
-        if entry["match"] and level not in (BROKEN, "verify", "secure"):
-            self.refuse(at.item("match"), f"the level {level} has no match", "remove it")
-        if level == "none" and not entry["allow_plaintext"]:
-            self.refuse(
-                at.item("level"),
-                "mail would go in clear",
-                "set allow_plaintext: true in this entry if it is meant",
-                value=level,
-            )
-        del entry["allow_plaintext"]
-
     # -- domains
 
     def domain(self, at: At) -> tuple[Domain, dict[str, Any]] | None:
@@ -377,6 +342,9 @@ class _Builder:
         if name in self.model.domains:
             self.refuse(spot, f"duplicate of {self.place(self.model.domains[name].at)}", value=shown)
             return self.model.domains[name], {**values, "at": at}
+        if name in self.model.relayed:
+            self.refuse(spot, f"duplicate of {self.place(self.model.relayed[name].at.item('domain'))}, a relayed domain", value=shown)
+            return None
         if name == self.settings["hostname"]:
             self.refuse(
                 spot,
@@ -384,6 +352,9 @@ class _Builder:
                 "give the host a name of its own, such as mail." + name,
                 value=shown,
             )
+        if (relayed := relayed_domain(self, at, name, values)) is not None:
+            self.model.relayed[name] = relayed
+            return None
         dkim = values["dkim"]
         keys = self.settings["dkim_keys"] if dkim is None else self.dkim_keys(dkim)
         domain = Domain(spot, name, None, values["spam"], keys)
@@ -679,6 +650,12 @@ class _Builder:
                 self.refuse(spot, error.reason, error.cure, value=postmaster)
                 return
             self.settings["postmaster"] = postmaster
+        # Of a relayed domain whose server is asked, these are that server's own affair.
+        for relayed in self.model.relayed.values():
+            for role in schema.RFC_2142_NAMES:
+                address = f"{role}@{relayed.name}"
+                if relayed.recipients is not None and role not in relayed.recipients and address != postmaster:
+                    self.model.aliases[address] = Alias(spot, address, [postmaster])
         for domain in self.model.domains.values():
             for role in schema.RFC_2142_NAMES if domain.alias_of is None else ():
                 address = f"{role}@{domain.name}"
@@ -733,6 +710,9 @@ class _Builder:
                 if domain in self.model.domains:
                     self.reference(at, source, address)
                     continue
+                if domain in self.model.relayed:
+                    self.relayed_reference(at, address)
+                    continue
                 if domain not in misspelt:
                     near = difflib.get_close_matches(domain, self.model.domains, n=1, cutoff=0.9)
                     misspelt[domain] = near[0] if near else ""
@@ -768,6 +748,14 @@ class _Builder:
                     self.refuse(at, "not an address of a domain that is delivered here", cure, value=address)
                 elif not self.model.known(address):
                     self.refuse(at, f"no mailbox or alias {address}", self.near(address) or "declare it, or remove it here", value=address)
+
+    def relayed_reference(self, at: At, address: str) -> None:
+        known = self.model.relayed[address.rpartition("@")[2]].recipients
+        local = self.model.base(address).rpartition("@")[0]
+        if known is not None and local not in known and address not in self.model.aliases:
+            near = difflib.get_close_matches(local, known, n=1, cutoff=0.7)
+            cure = f"did you mean {near[0]}?" if near else "add it there, or remove it here"
+            self.refuse(at, "not among the recipients of that relayed domain", cure, value=address)
 
     def warn(self, at: At, text: str) -> None:
         place = at.place(self.reader.locate)

@@ -20,13 +20,16 @@ import idna
 from .errors import Invalid
 
 __all__ = [
+    "access_name",
     "address",
     "address_pattern",
+    "client",
     "domain",
     "host",
     "local_part",
     "network",
     "next_hop",
+    "reply",
     "selector",
     "split",
     "target",
@@ -45,6 +48,10 @@ _LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9._+=-]*")
 # Somebody else's mailbox: RFC 5322 atoms without what a Postfix table or an old router could read as an instruction.
 _FOREIGN_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=&'~*?^-]*")
 _PATTERN = re.compile(r"[a-z0-9._+=\-\[\]()*?{},|\\]+")
+_TLD = re.compile(r"\.([a-z]{2,63}|xn--[a-z0-9-]{2,59})")
+# An answer of access(5) in main.cf: what Postfix would expand or read as a bracket is out.
+_REPLY = re.compile(r"([45])[0-9][0-9] ([45])\.[0-9]{1,3}\.[0-9]{1,3}( [!#%-\[\]-z|~]+)+")
+REPLY_LIMIT = 200
 _HARMLESS_ESCAPES = re.compile(r"\\(?![dw.+*?()\[\]{}|-])")
 # Scripts that one label may mix: written Japanese, Korean and Chinese do (Unicode TR 39, "highly restrictive").
 _MIXABLE = (
@@ -293,6 +300,44 @@ def network(text: str) -> str:
     if parsed.prefixlen < shortest and not parsed.is_private:
         raise Invalid(f"a public network larger than /{shortest} would make an open relay")
     return str(parsed)
+
+
+def access_name(text: str) -> str:
+    """A domain, or with a dot in front what lies below one; that one may be a whole top-level domain."""
+    if not text.startswith("."):
+        return domain(text)
+    folded = text.lower()
+    return folded if _TLD.fullmatch(folded) else f".{domain(text[1:])}"
+
+
+def client(text: str) -> str:
+    """An SMTP client: a network in CIDR notation, with a full prefix where an address was given, or a name as `access_name`."""
+    _refuse_characters(text, "client")
+    if ":" not in text and "/" not in text and not text.replace(".", "").isdigit():
+        return access_name(text)
+    try:
+        parsed = ipaddress.ip_network(text, strict=True)
+    except ValueError:
+        try:
+            loose = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise Invalid("neither an address nor a network", "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64") from None
+        raise Invalid("host bits are set", f"write {loose}") from None
+    if parsed.prefixlen == 0:
+        raise Invalid("it is everybody")
+    return str(parsed)
+
+
+def reply(text: str) -> str:
+    """A refusal for access(5): code, enhanced code of the same class (RFC 3463), text. `$`, braces, quotes and backslashes are refused."""
+    match = _REPLY.fullmatch(text)
+    if match is None:
+        raise Invalid("not a reply in the form 554 5.7.1 Text", 'ASCII with single spaces; none of $ { } " \\ is possible')
+    if match[1] != match[2]:
+        raise Invalid(f"the codes {text[:3]} and {text.split()[1]} contradict each other", f"begin both with {match[1]}")
+    if len(text) > REPLY_LIMIT:
+        raise Invalid(f"longer than {REPLY_LIMIT} characters")
+    return text
 
 
 def next_hop(text: str) -> str:

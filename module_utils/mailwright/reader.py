@@ -184,6 +184,16 @@ def _destination(value: object) -> str:
     return f".{names.domain(text[1:])}" if text.startswith(".") else names.domain(text)
 
 
+def _sender(value: object) -> str:
+    text = _text(value)
+    return names.target(text).lower() if "@" in text else names.domain(text)
+
+
+def _access_address(value: object) -> str:
+    text = _text(value)
+    return names.target(text).lower() if "@" in text else names.access_name(text)
+
+
 def _policy_destination(value: object) -> str:
     text = _text(value)
     match = re.fullmatch(r"(\[[^\[\]]*\])(?::([0-9]{1,6}))?", text)
@@ -212,6 +222,9 @@ def _alias_name(value: object) -> str:
 
 
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
+    "access_address": _access_address,
+    "access_client": lambda value: names.client(_text(value)),
+    "access_name": lambda value: names.access_name(_text(value)),
     "address": lambda value: names.target(_text(value)),
     "alias_name": _alias_name,
     "boolean": _boolean,
@@ -228,8 +241,10 @@ _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "pattern": lambda value: names.address_pattern(_text(value)),
     "policy_destination": _policy_destination,
     "quota": _quota,
+    "reply": lambda value: names.reply(_text(value)),
     "secret": _text,
     "selector": lambda value: names.selector(_text(value)),
+    "sender": _sender,
     "size": _size,
     "target": _text,  # read by the caller, which knows the domain
     "text": _text,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["ALIAS_DOMAIN_KEYS", "DOMAIN", "RFC_2142_NAMES", "SHARED", "SPAM_PRESETS", "TYPES", "Key"]
+__all__ = ["ALIAS_DOMAIN_KEYS", "DOMAIN", "RELAYED_KEYS", "RFC_2142_NAMES", "SHARED", "SPAM_PRESETS", "TYPES", "Key"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Key:
 
 
 TYPES: Final[Mapping[str, str]] = {
+    "access_address": "address, domain (its subdomains too), .domain (its subdomains only), .tld",
+    "access_client": "address, network in CIDR notation, or verified host name: domain (its subdomains too), .domain, .tld",
+    "access_name": "domain (its subdomains too), .domain (its subdomains only), .tld",
     "address": "address; the domain may be written in letters of any script",
     "alias_name": "local part, which means every domain delivered here; or address, which means that one",
     "boolean": "true or false",
@@ -49,8 +52,10 @@ TYPES: Final[Mapping[str, str]] = {
     "number": "number",
     "pattern": "regular expression for the whole part before '@'",
     "policy_destination": "domain, .domain, [host] or [host]:port",
+    "reply": "SMTP reply in one line: code 4xx or 5xx, enhanced code, text, such as 554 5.7.1 Not from here",
     "secret": "text, best from a vault",
     "selector": "one DNS label",
+    "sender": "address, or domain (without its subdomains)",
     "size": "size in binary units: a whole number with K, M, G or T, such as 500M",
     "quota": "size in binary units: a whole number with K, M, G or T, such as 5G; or unlimited",
     "spam": "low, medium or high, or a mapping with the scores greylist, junk and reject",
@@ -150,6 +155,16 @@ _ALIAS_PATTERN: Final[Mapping[str, Key]] = {
 
 # What an alias domain may say.
 ALIAS_DOMAIN_KEYS: Final = ("domain", "alias_of", "allow_confusable", "description", "spam", "dkim")
+# What a relayed domain may say.
+RELAYED_KEYS: Final = ("domain", "allow_confusable", "description", "spam", "relay", "recipients", "verify_recipients")
+# Security levels that never mean clear text by decree.
+_TLS_LEVELS: Final = ("may", "encrypt", "dane", "dane-only", "verify", "secure")
+
+_RELAY: Final[Mapping[str, Key]] = {
+    "next_hop": Key("next_hop", "server that gets its mail; the domain itself: its other MX hosts, for a backup MX", required=True),
+    "port": Key("integer", "TCP port, 1 to 65535. Default: 25"),
+    "tls": Key("choice", "security level, as in mail_tls_policies. Default: as for all other mail", choices=_TLS_LEVELS),
+}
 
 # A file of <inventory>/domains/, or an entry of mail_domains.
 DOMAIN: Final[Mapping[str, Key]] = {
@@ -167,13 +182,46 @@ DOMAIN: Final[Mapping[str, Key]] = {
     "groups": Key("list", "addresses of groups of people", keys=_GROUP),
     "aliases": Key("list", "addresses that pass mail on", keys=_ALIAS),
     "alias_patterns": Key("list", "aliases by regular expression", keys=_ALIAS_PATTERN),
+    "relay": Key("mapping", "another server delivers its mail; then recipients or verify_recipients says who exists", keys=_RELAY),
+    "recipients": Key("list", "of a relayed domain: the local parts that exist; mail to others is refused", of="local_part"),
+    "verify_recipients": Key("boolean", "of a relayed domain: its server is asked who exists, before mail is accepted", default=False),
 }
 
 _TRANSPORT: Final[Mapping[str, Key]] = {
     "destination": Key("destination", "mail to what", required=True, literal=True),
-    "next_hop": Key("next_hop", "server that gets it", required=True),
+    "next_hop": Key("next_hop", "server that gets it; a slow lane can go without, to the MX hosts of the destination"),
     "port": Key("integer", "TCP port, 1 to 65535. Default: the protocol's"),
-    "transport": Key("choice", "client of Postfix", default="smtp", choices=("smtp", "relay", "lmtp")),
+    "transport": Key(
+        "choice",
+        "client of Postfix; polite and turtle are slow lanes (postfix_polite, postfix_turtle)",
+        default="smtp",
+        choices=("smtp", "relay", "lmtp", "polite", "turtle"),
+    ),
+}
+
+_SMARTHOST: Final[Mapping[str, Key]] = {
+    "sender": Key("sender", "for mail with this envelope sender", literal=True),
+    "recipient": Key("destination", "for mail to this destination; not a domain of ours", literal=True),
+    "next_hop": Key("next_hop", "the smarthost", required=True),
+    "port": Key("integer", "TCP port, 1 to 65535; with STARTTLS. Default: 25"),
+    "user": Key("text", "login there"),
+    "password": Key("secret", "its password, from a vault", secret=True),
+    "tls": Key(
+        "choice",
+        "security level, as in mail_tls_policies. Default: secure with a user, else as for all other mail",
+        choices=_TLS_LEVELS,
+    ),
+    "description": Key("text", "for the reader of the file"),
+}
+
+_ACCESS: Final[Mapping[str, Key]] = {
+    "action": Key("choice", "allow wins over block", required=True, choices=("allow", "block")),
+    "client": Key("access_client", "the server that connects", literal=True),
+    "helo": Key("access_name", "the name it greets with", literal=True),
+    "sender": Key("access_address", "envelope sender", literal=True),
+    "recipient": Key("access_address", "recipient here; together with sender: mail from one to the other", literal=True),
+    "reply": Key("reply", "answer to what is blocked", default="554 5.7.1 Refused by local policy"),
+    "description": Key("text", "for the reader of the file"),
 }
 
 _TLS_POLICY: Final[Mapping[str, Key]] = {
@@ -224,6 +272,8 @@ SHARED: Final[Mapping[str, Key]] = {
     "mail_transports": Key("list", "where mail to some destinations goes", keys=_TRANSPORT),
     "mail_tls_policies": Key("list", "TLS to some destinations", keys=_TLS_POLICY),
     "mail_aliases": Key("list", "aliases of every domain, or of one", keys=_COMMON_ALIAS),
+    "mail_relays": Key("list", "smarthosts; an entry with neither sender nor recipient is for all other outgoing mail", keys=_SMARTHOST),
+    "mail_access": Key("list", "who is allowed and who is blocked on port 25", keys=_ACCESS),
     "mail_alias_expansion_limit": Key("integer", "most addresses that one alias may become, 1 to 1000", default=200),
     "mail_password_update": Key(
         "choice",

@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "bounce_lifetime": 86400,
     "tls_profile": "intermediate",
 }
+ACCESS: dict[str, Any] = {"allowed_networks": [], "blocked_networks": [], "allowed_pairs": [], "blocked_pairs": []}
 FULL: dict[str, Any] = {
     "postfix_postscreen_access": [{"network": "192.0.2.0/24", "action": "permit"}, {"network": "2001:db8:bad::/48", "action": "reject"}],
     "postfix_limit_exceptions": ["198.51.100.0/24", "2001:db8:25::/64", "2001:db8::7"],
@@ -51,7 +52,11 @@ HOSTILE: dict[str, Any] = {
 
 
 def render(
-    release: str, settings: dict[str, Any] | None = None, copies: dict[str, Any] | None = None, **variables: object
+    release: str,
+    settings: dict[str, Any] | None = None,
+    copies: dict[str, Any] | None = None,
+    mail: dict[str, Any] | None = None,
+    **variables: object,
 ) -> dict[str, str]:
     """Path on the host → text, as config_tree would write it: `variables` are the role's public ones."""
     loader = DataLoader()
@@ -61,8 +66,10 @@ def render(
         "ansible_facts": {"distribution_major_version": release},
         "mail": {
             "hostname": "mail.oak.test",
-            "settings": {**SETTINGS, **(settings or {})},
             "hidden_copies": copies or {"recipients": [], "senders": []},
+            "access": ACCESS,
+            "settings": {**SETTINGS, **(settings or {})},
+            **(mail or {}),
         },
         "mail_file_header": "Written by Mailwright.",
         **variables,

@@ -191,6 +191,165 @@ def test_transports_and_policies_are_written_as_postfix_reads_them() -> None:
     }
 
 
+ASH = """
+    domain: ash.test
+    relay: {next_hop: "[mx.ash.test]", port: 2525, tls: secure}
+    recipients: [zoe, yan]
+    spam: high
+    """
+BIRCH = """
+    domain: birch.test
+    relay: {next_hop: birch.test}
+    verify_recipients: true
+    """
+
+
+def test_a_relayed_domain_has_a_route_and_tells_at_rcpt_who_exists() -> None:
+    rows = compiled(OAK, ASH, BIRCH)
+    assert rows["relayed_domains"] == [{"name": "ash.test"}, {"name": "birch.test"}]
+    assert table(rows, "relay_domains") == {"ash.test": "OK", "birch.test": "OK"}
+    assert table(rows, "transports") == {"ash.test": "relay:[mx.ash.test]:2525", "birch.test": "relay:birch.test"}
+    assert table(rows, "tls_policies") == {"[mx.ash.test]:2525": "secure"}
+    listed = ("zoe", "yan", "postmaster", "abuse", "hostmaster", "webmaster")
+    assert table(rows, "relay_recipients") == {
+        "ash.test": "550 5.1.1 No such recipient",
+        **{f"{name}@ash.test": "DUNNO" for name in listed},
+        "birch.test": "reject_unverified_recipient",
+    }
+    assert aliases(rows)["abuse@ash.test"] == ["alice@oak.test"]
+    assert "abuse@birch.test" not in aliases(rows)
+
+
+def test_a_relayed_domain_is_somebody_elses() -> None:
+    """Its users send through its own server: no forgery protection here, no keys, no logins."""
+    rows = compiled(OAK, ASH, BIRCH)
+    assert {row["name"] for row in rows["domains"]} == {"oak.test"}
+    assert set(table(rows, "own_domains")) == {"oak.test", ".oak.test"}
+    assert {key["domain"] for key in rows["dkim_keys"]} == {"oak.test"}
+    assert {"recipient": "@ash.test", "greylist": 3.0, "junk": 4.5, "reject": 10.0} in rows["spam_settings"]
+
+
+def test_a_route_for_subdomains_leaves_our_own_names_below_alone() -> None:
+    rows = compiled(
+        OAK,
+        "domain: lists.oak.test",
+        ASH.replace("ash", "ash.oak"),
+        mail_transports=[{"destination": ".oak.test", "next_hop": "[hub.test]"}],
+    )
+    assert table(rows, "transports") == {
+        ".oak.test": "smtp:[hub.test]",
+        "lists.oak.test": ":",
+        "mail.oak.test": ":",
+        "ash.oak.test": "relay:[mx.ash.oak.test]:2525",
+    }
+
+
+def test_a_slow_lane_goes_to_the_mx_hosts_or_to_a_server() -> None:
+    rows = compiled(
+        OAK,
+        mail_transports=[
+            {"destination": "a.test", "transport": "turtle"},
+            {"destination": "b.test", "transport": "polite", "next_hop": "[hub.test]", "port": 26},
+        ],
+    )
+    assert table(rows, "transports") == {"a.test": "turtle:", "b.test": "polite:[hub.test]:26"}
+
+
+LOGIN = {"next_hop": "[smart.test]", "port": 587, "user": "relay", "password": "hunter2"}
+
+
+def test_a_smarthost_is_chosen_by_recipient_by_sender_and_for_the_rest() -> None:
+    rows = compiled(
+        OAK,
+        mail_relays=[
+            LOGIN,
+            {**LOGIN, "sender": "Alice@oak.test", "user": "alice", "tls": "encrypt", "next_hop": "[other.test]"},
+            {"sender": "oak.test", "next_hop": "[inner.test]"},
+            {**LOGIN, "recipient": "partner.test"},
+        ],
+    )
+    assert table(rows, "sender_transports") == {
+        "<>": "smarthost:[smart.test]:587",
+        "@mail.oak.test": "smarthost:[smart.test]:587",
+        "alice@oak.test": "sender-smarthost:[other.test]:587",
+        "@oak.test": "smtp:[inner.test]",
+    }
+    assert table(rows, "transports") == {"partner.test": "smarthost:[smart.test]:587"}
+    assert table(rows, "tls_policies") == {"[smart.test]:587": "secure", "[other.test]:587": "encrypt"}
+    assert rows["relay_passwords"] == [
+        {"key": "[smart.test]:587", "value": "relay:hunter2"},
+        {"key": "alice@oak.test", "value": "alice:hunter2"},
+    ]
+
+
+def test_the_password_of_a_smarthost_is_in_its_own_table_only() -> None:
+    rows = compiled(OAK.replace("hunter2", "hunter3"), mail_relays=[LOGIN])
+    del rows["relay_passwords"]
+    assert "hunter2" not in json.dumps(rows)
+
+
+def test_without_smarthosts_mail_goes_to_its_mx_hosts(rows: dict[str, Any]) -> None:
+    assert set(table(rows, "sender_transports").values()) == {"smtp:"}
+    assert rows["relay_passwords"] == []
+
+
+def test_access_lists_name_a_domain_with_its_subdomains() -> None:
+    rows = compiled(
+        OAK,
+        mail_access=[
+            {"action": "block", "client": "mx.spam.test", "reply": "450 4.7.1 Later"},
+            {"action": "block", "client": ".spam.test"},
+            {"action": "allow", "helo": "printer.test"},
+            {"action": "block", "sender": "Bad.test"},
+            {"action": "block", "sender": ".top"},
+            {"action": "allow", "sender": "One@bad.test"},
+            {"action": "block", "recipient": "alice@oak.test"},
+        ],
+    )
+    answer = "554 5.7.1 Refused by local policy"
+    assert table(rows, "blocked_clients") == {
+        "mx.spam.test": "450 4.7.1 Later",
+        ".mx.spam.test": "450 4.7.1 Later",
+        ".spam.test": answer,
+    }
+    assert table(rows, "allowed_helos") == {"printer.test": "OK", ".printer.test": "OK"}
+    assert table(rows, "blocked_senders") == {"bad.test": answer, ".bad.test": answer, ".top": answer}
+    assert table(rows, "allowed_senders") == {"one@bad.test": "OK"}
+    assert table(rows, "blocked_recipients") == {"alice@oak.test": answer}
+
+
+def test_of_two_access_entries_that_cover_a_name_the_one_that_names_it_counts() -> None:
+    wide, narrow = {"action": "block", "sender": "a.test"}, {"action": "block", "sender": ".a.test", "reply": "450 4.7.1 Later"}
+    for entries in ([wide, narrow], [narrow, wide]):
+        assert table(compiled(OAK, mail_access=entries), "blocked_senders")[".a.test"] == "450 4.7.1 Later"
+
+
+def test_networks_and_pairs_are_for_the_configuration() -> None:
+    rows = compiled(
+        OAK,
+        mail_access=[
+            {"action": "block", "client": "192.0.2.0/24", "reply": "550 5.7.1 No"},
+            {"action": "block", "client": "192.0.2.7"},
+            {"action": "allow", "client": "2001:DB8::/32"},
+            {"action": "block", "sender": "a.test", "recipient": "alice@oak.test"},
+            {"action": "block", "sender": "x@a.test", "recipient": "alice@oak.test", "reply": "450 4.7.1 Later"},
+        ],
+    )
+    answer = "554 5.7.1 Refused by local policy"
+    senders = [
+        {"key": ".a.test", "value": answer},
+        {"key": "a.test", "value": answer},
+        {"key": "x@a.test", "value": "450 4.7.1 Later"},
+    ]
+    assert rows["access"] == {
+        "allowed_networks": [{"network": "2001:db8::/32", "answer": "OK"}],
+        "blocked_networks": [{"network": "192.0.2.7/32", "answer": answer}, {"network": "192.0.2.0/24", "answer": "550 5.7.1 No"}],
+        "allowed_pairs": [],
+        "blocked_pairs": [{"recipients": ["alice@oak.test"], "senders": senders}],
+    }
+    assert table(rows, "blocked_clients") == table(rows, "blocked_senders") == {}
+
+
 def test_the_certificate_is_for_all_names_of_the_host() -> None:
     rows = compiled(OAK, mail_hostnames=["imap.oak.test", "Mail.oak.test", "smtp.oak.test"])
     assert rows["certificate_names"] == ["mail.oak.test", "imap.oak.test", "smtp.oak.test"]
@@ -205,7 +364,7 @@ def test_the_modules_take_the_rows_as_they_are(rows: dict[str, Any], tmp_path: P
     for staged in (
         directory.stage_domains(live, rows["domains"], check_mode=True),
         directory.stage_aliases(live, rows["aliases"], check_mode=True),
-        directory.stage_maps(live, rows["maps"], rows["alias_patterns"], check_mode=True),
+        directory.stage_maps(live, rows["maps"], rows["alias_patterns"], rows["relay_passwords"], check_mode=True),
     ):
         assert staged
 

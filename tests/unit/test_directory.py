@@ -126,6 +126,10 @@ def test_a_first_run_makes_every_file_even_when_all_are_empty(host: Host) -> Non
     assert "reload" not in host.started
 
 
+def test_every_file_belongs_to_one_module() -> None:
+    assert sorted(name for names in d.OWNERS.values() for name in names) == sorted(d.ORDER)
+
+
 def test_a_second_run_changes_nothing_and_starts_nothing(host: Host) -> None:
     assert host.run(BEFORE) == [True] * 5
     host.started.clear()

@@ -118,12 +118,15 @@ def test_no_type_anywhere_is_more_than_a_problem(place: str, value: object) -> N
     check(Reader(), BASE, [DomainFile({"domain": "oak.test", place: value}, "")])
 
 
+ROUTE_KEYS = ["relay", "recipients", "next_hop", "port", "user", "sender", "recipient", "action", "client", "reply"]
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["domain", "mailboxes", "name", "password", "aliases", "to", "quota", "spam", "dkim", "selector", "x"]),
+            st.sampled_from(
+                ["domain", "mailboxes", "name", "password", "aliases", "to", "quota", "spam", "dkim", "selector", "x", *ROUTE_KEYS]
+            ),
             inner,
             max_size=4,
         )
@@ -132,8 +135,14 @@ PLAIN = st.recursive(
 )
 
 
+PLAIN_VARIABLES = [
+    *("mail_spam", "mail_transports", "mail_dkim_keys", "mail_domains", "mail_networks"),
+    *("mail_relays", "mail_access", "mail_tls_policies"),
+]
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(PLAIN, st.dictionaries(st.sampled_from(["mail_spam", "mail_transports", "mail_dkim_keys", "mail_domains", "mail_networks"]), PLAIN))
+@given(PLAIN, st.dictionaries(st.sampled_from(PLAIN_VARIABLES), PLAIN))
 def test_whatever_yaml_holds_is_checked_without_an_exception(content: object, variables: dict[str, object]) -> None:
     reader = Reader()
     model = check(reader, {**BASE, **variables}, [DomainFile(content, "")])
@@ -478,3 +487,166 @@ def test_a_target_that_looks_like_a_misspelt_name_is_asked_about_where_the_catch
     _, found, warnings = read(ALICE + "catch_all: alice\naliases: [{name: a, to: [alcie]}]")
     assert found == []
     assert warnings == ["aliases[0].to[0]: alcie@oak.test: reaches the catch-all only; did you mean alice@oak.test?"]
+
+
+# -- routes
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            "relay: {next_hop: '[b.test]'}",
+            "relay: it is not said which recipients exist, so mail to others would be accepted and then bounced",
+        ),
+        ("relay: {port: 25}\nverify_recipients: true", "relay: required key next_hop is missing"),
+        ("relay: {next_hop: b test}\nverify_recipients: true", "relay.next_hop: b test: space not allowed"),
+        ("relay: {next_hop: '[b.test]', port: 0}\nverify_recipients: true", "relay.port: 0: not a port from 1 to 65535"),
+        ("relay: {next_hop: '[b.test]', tls: verfiy}\nverify_recipients: true", "relay.tls: verfiy: not one of may,"),
+        ("relay: {next_hop: '[b.test]', tls: none}\nverify_recipients: true", "relay.tls: none: not one of may,"),
+        ("relay: {next_hop: '[192.0.2.1]', tls: secure}\nverify_recipients: true", "[192.0.2.1] is an address: there is no name"),
+        (
+            "relay: {next_hop: '[mail.oak.test]'}\nverify_recipients: true",
+            "relay.next_hop: [mail.oak.test]: this host itself: mail would loop",
+        ),
+        ("relay: b.test\nverify_recipients: true", "relay: b.test: got text, a mapping with the keys next_hop,"),
+        ("relay: {next_hop: '[b.test]'}\nverify_recipients: true\nrecipients: [a]", "recipients: both recipients and verify_recipients"),
+        ("relay: {next_hop: '[b.test]'}\nrecipients: []", "recipients: empty list of recipients"),
+        ("relay: {next_hop: '[b.test]'}\nrecipients: [a, A]", "recipients[1]: a: duplicate of recipients[0]"),
+        ("relay: {next_hop: '[b.test]'}\nrecipients: [a b]", "recipients[0]: a b: space not allowed"),
+        (
+            "relay: {next_hop: '[b.test]'}\nrecipients: [a]\nmailboxes: [{name: a, password_hash: HASH}]",
+            "mailboxes: not for a relayed domain",
+        ),
+        ("relay: {next_hop: '[b.test]'}\nrecipients: [a]\ncatch_all: x@y.test", "catch_all: not for a relayed domain"),
+        ("relay: {next_hop: '[b.test]'}\nrecipients: [a]\ndkim: []", "dkim: not for a relayed domain"),
+        ("recipients: [a]", "recipients: only for a relayed domain"),
+        ("verify_recipients: true", "verify_recipients: true: only for a relayed domain"),
+    ],
+)
+def test_a_wrong_relayed_domain_is_named(text: str, problem: str) -> None:
+    assert problem in problems(f"domain: ash.test\n{text}")
+
+
+RELAYED = "domain: ash.test\nrelay: {next_hop: '[b.test]'}\nrecipients: [zoe]"
+
+
+def test_a_domain_is_delivered_here_or_relayed() -> None:
+    assert "domain: Ash.test (ash.test): duplicate of domain, a relayed domain" in problems(RELAYED, "domain: Ash.test")
+    assert "domain: ash.test: duplicate of domain" in problems("domain: ash.test", RELAYED)
+    assert "domain: mail.oak.test: this is mail_hostname" in problems(RELAYED.replace("ash", "mail.oak"))
+
+
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("zoe@ash.test", ""),
+        ("zoe+tag@ash.test", ""),
+        ("abuse@ash.test", ""),
+        ("zoeh@ash.test", "aliases[0].to[0]: zoeh@ash.test: not among the recipients of that relayed domain; did you mean zoe?"),
+    ],
+)
+def test_an_alias_into_a_relayed_domain_ends_in_a_known_recipient(target: str, problem: str) -> None:
+    found = problems(ALICE + f"aliases: [{{name: a, to: [{target}]}}]", RELAYED)
+    assert (problem in found) if problem else not found
+
+
+TRANSPORT = {"destination": "a.test", "next_hop": "[b.test]"}
+SMARTHOST = {"next_hop": "[smart.test]", "port": 587, "user": "relay", "password": "hunter2"}
+ADDRESSED = {**SMARTHOST, "next_hop": "[192.0.2.1]"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "entries", "problem"),
+    [
+        ("mail_transports", [{"destination": "a.test"}], "mail_transports[0]: required key next_hop is missing; only a slow lane"),
+        ("mail_transports", [{"destination": "a.test", "transport": "turtle", "port": 25}], "[0].port: 25: a port without next_hop"),
+        ("mail_transports", [{**TRANSPORT, "destination": "ash.test"}], "destination: ash.test: a relayed domain, declared at"),
+        ("mail_transports", [{**TRANSPORT, "destination": "x@ash.test"}], "destination: x@ash.test: a relayed domain, declared at"),
+        ("mail_transports", [{**TRANSPORT, "destination": "mail.oak.test"}], "destination: mail.oak.test: a domain of our own"),
+        ("mail_tls_policies", [{"destination": "[192.0.2.1]", "level": "verify"}], "level: [192.0.2.1] is an address"),
+        ("mail_relays", [SMARTHOST, SMARTHOST], "mail_relays[1]: a smarthost for everything else is also declared at mail_relays[0]"),
+        ("mail_relays", [{**SMARTHOST, "sender": s} for s in ("A.test", "a.test")], "mail_relays[1]: a.test is also declared at"),
+        ("mail_relays", [{**SMARTHOST, "sender": "a.test", "recipient": "b.test"}], "mail_relays[0]: both sender and recipient"),
+        ("mail_relays", [{**SMARTHOST, "sender": "*"}], "mail_relays[0].sender: *: wildcards are not supported"),
+        ("mail_relays", [{**SMARTHOST, "recipient": "oak.test"}], "mail_relays[0].recipient: oak.test: a domain of our own"),
+        ("mail_relays", [{**SMARTHOST, "recipient": "*"}], "mail_relays[0].recipient: *: '*' would route"),
+        ("mail_relays", [{**SMARTHOST, "recipient": "ash.test"}], "recipient: ash.test: a relayed domain"),
+        ("mail_relays", [{**SMARTHOST, "next_hop": "[smart.test"}], "next_hop: [smart.test: '[' without ']'"),
+        ("mail_relays", [{**SMARTHOST, "next_hop": "[mail.oak.test]"}], "next_hop: [mail.oak.test]: this host itself"),
+        ("mail_relays", [{**SMARTHOST, "port": 99999}], "port: 99999: not a port"),
+        ("mail_relays", [{**SMARTHOST, "port": 465}], "port: 465: TLS from the first octet is not supported here"),
+        ("mail_relays", [{**SMARTHOST, "tls": "may"}], "tls: may: with may the password could go in clear"),
+        ("mail_relays", [ADDRESSED], "[192.0.2.1] is an address: there is no name to compare its certificate with"),
+        ("mail_relays", [{"next_hop": "[smart.test]", "user": "relay"}], "mail_relays[0]: user without password"),
+        ("mail_relays", [{"next_hop": "[smart.test]", "password": "hunter2"}], "mail_relays[0]: password without user"),
+        ("mail_relays", [{**SMARTHOST, "user": "a:b"}], "mail_relays[0].user: a:b: character ':' not allowed"),
+        ("mail_relays", [{**SMARTHOST, "password": "hunter2\nx y"}], "mail_relays[0].password: ***: a character that is not printable"),
+        ("mail_relays", [{**SMARTHOST, "password": "hunter2  x"}], "mail_relays[0].password: ***: a space at an end"),
+        ("mail_relays", [{**SMARTHOST, "password": ""}], "mail_relays[0].password: ***: empty"),
+        (
+            "mail_relays",
+            [SMARTHOST, {**SMARTHOST, "recipient": "b.test", "user": "x"}],
+            "mail_relays[1]: another login at [smart.test]:587 is declared at mail_relays[0]",
+        ),
+        (
+            "mail_relays",
+            [SMARTHOST, {**SMARTHOST, "sender": "b.test", "tls": "encrypt"}],
+            "mail_relays[1].tls: encrypt: the TLS policy of [smart.test]:587 is also declared at mail_relays[0]",
+        ),
+        ("mail_access", [{"action": "block"}], "mail_access[0]: nobody is named"),
+        ("mail_access", [{"action": "deny", "sender": "a.test"}], "mail_access[0].action: deny: not one of allow, block"),
+        ("mail_access", [{"action": "block", "client": "192.0.2.1", "sender": "a.test"}], "mail_access[0]: client, sender together"),
+        ("mail_access", [{"action": "block", "client": "192.0.2.1/24"}], "client: 192.0.2.1/24: host bits are set; write 192.0.2.0/24"),
+        ("mail_access", [{"action": "allow", "client": "0.0.0.0/0"}], "mail_access[0].client: 0.0.0.0/0: it is everybody"),
+        ("mail_access", [{"action": "block", "client": "192.0.2"}], "client: 192.0.2: neither an address nor a network"),
+        ("mail_access", [{"action": "block", "sender": "top"}], "mail_access[0].sender: top: a single label"),
+        ("mail_access", [{"action": "block", "sender": ".t$p"}], "mail_access[0].sender: .t$p: character '$' not allowed"),
+        ("mail_access", [{"action": "block", "helo": "a b"}], "mail_access[0].helo: a b: space not allowed"),
+        (
+            "mail_access",
+            [{"action": "block", "recipient": "x@oka.test"}],
+            "x@oka.test: not a domain of this inventory; did you mean oak.test?",
+        ),
+        (
+            "mail_access",
+            [{"action": "allow", "sender": "a.test", "reply": "550 5.7.1 x"}],
+            "mail_access[0].reply: 550 5.7.1 x: what is allowed",
+        ),
+        ("mail_access", [{"action": "block", "sender": "a.test", "reply": "No"}], "mail_access[0].reply: No: not a reply in the form"),
+        (
+            "mail_access",
+            [{"action": "block", "sender": "a.test", "reply": "550 4.7.1 No"}],
+            "the codes 550 and 4.7.1 contradict each other",
+        ),
+        (
+            "mail_access",
+            [{"action": "block", "sender": "a.test", "reply": "250 2.0.0 Yes"}],
+            "reply: 250 2.0.0 Yes: not a reply in the form",
+        ),
+        ("mail_access", [{"action": "block", "sender": "a.test", "reply": "550 5.7.1 $x}"}], "not a reply in the form 554 5.7.1 Text"),
+        ("mail_access", [{"action": a, "sender": "a.test"} for a in ("allow", "block")], "mail_access[1]: a.test is also declared at"),
+    ],
+)
+def test_a_wrong_route_is_named(variable: str, entries: list[object], problem: str) -> None:
+    found = problems("domain: oak.test", RELAYED, **{variable: entries})
+    assert problem in found.replace('"', "")
+    assert "hunter2" not in found
+
+
+def test_the_tls_to_a_next_hop_is_said_once() -> None:
+    policy = [{"destination": "[smart.test]:587", "level": "encrypt"}]
+    assert "the TLS policy of [smart.test]:587 is also declared at mail_tls_policies[0]" in problems(
+        mail_relays=[SMARTHOST], mail_tls_policies=policy
+    )
+
+
+def test_a_smarthosts_password_does_not_stand_in_clear() -> None:
+    _, found, _ = read("domain: oak.test", in_clear=True, mail_relays=[SMARTHOST])
+    assert found == ["mail_relays[0].password: ***: password in clear in an unencrypted file; encrypt it with ansible-vault"]
+    assert read("domain: oak.test", in_clear=True, mail_relays=[SMARTHOST], mail_allow_plaintext_passwords=True)[1] == []
+
+
+def test_the_password_of_a_smarthost_is_not_among_the_settings() -> None:
+    model = accepted("domain: oak.test", mail_relays=[SMARTHOST])
+    assert "hunter2" not in repr(model)

@@ -40,7 +40,11 @@ ROWS: dict[str, dict[str, Any]] = {
         ],
     },
     "mail_aliases": {"aliases": [{"address": "sales@oak.test", "to": ["alice@oak.test"]}]},
-    "mail_maps": {"maps": {"transports": [{"key": "a.example", "value": "smtp:[b.example]"}]}, "patterns": []},
+    "mail_maps": {
+        "maps": {"transports": [{"key": "a.example", "value": "smtp:[b.example]"}]},
+        "patterns": [],
+        "passwords": [{"key": "[b.example]:587", "value": f"us:{SECRET}"}],
+    },
     "mail_activate": {},
     "mail_generations": {},
     "dkim_keys": {"keys": [{"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None}]},
@@ -133,6 +137,21 @@ def test_no_password_is_printed_and_an_address_like_one_is_not_blanked(run: Call
     activated = run("mail_activate")
     assert "password: ***" in activated["diff"]["prepared"]
     assert "argon2id" not in activated["printed"]
+
+
+def test_the_password_of_a_smarthost_is_root_s_alone_and_printed_nowhere(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    done, activated = run("mail_maps"), run("mail_activate")
+    assert "+ relay_passwords [b.example]:587: password: ***" in done["diff"]["prepared"]
+    assert SECRET not in done["printed"] + activated["printed"]
+    found = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_text()]
+    assert {path.name for path in found} == {"relay_passwords", "relay_passwords.lmdb"}
+    assert {path.stat().st_mode & 0o777 for path in found} == {0o600}
+    changed = run("mail_maps", passwords=[{"key": "[b.example]:587", "value": f"us:{SECRET}2"}])
+    assert changed["changed_names"] == ["relay_passwords [b.example]:587"]
+    assert SECRET not in changed["printed"]
+    wrong = run("mail_maps", passwords=[{"key": "[b.example]:587", "value": f"us:{SECRET}\n"}])
+    assert wrong["msg"] == "passwords[0]: value: cannot be a value of a lookup table"
+    assert SECRET not in wrong["printed"]
 
 
 def test_a_wrong_row_fails_with_its_index_and_without_its_password(run: Callable[..., dict[str, Any]]) -> None:

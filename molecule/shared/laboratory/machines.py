@@ -30,7 +30,7 @@ class Machine(NamedTuple):
 MACHINES = {
     "mail": Machine("mail", 10, "mail.oak.test"),
     "twin": Machine("twin", 11, "twin.oak.test"),
-    "world": Machine("world", RESOLVER, "ns.world.test", (21, 22, 23)),
+    "world": Machine("world", RESOLVER, "ns.world.test", tuple(range(21, 27))),
 }
 
 

@@ -14,7 +14,12 @@ from .host import run, write
 TTL = 2  # s; also of negative answers
 DKIM_SELECTOR = "world"
 # Other mail servers: domain and the last number of the address of its mx.
-REMOTES = {"good.test": 21, "expired.test": 22, "plain.test": 23}
+REMOTES = {"good.test": 21, "expired.test": 22, "plain.test": 23, "smart.test": 24}
+# Further domains of theirs, for tests that want a destination of its own.
+FURTHER = {"secure": ("good.test", "expired.test", "plain.test"), "slow": ("good.test",), "polite": ("good.test",), "via": ("good.test",)}
+# Mail hosts behind ours: the MX of yew.test is ours alone, that of birch.test ours as the second.
+BEHIND = {"yew.test": 25, "birch.test": 26}
+CERTIFIED = ("acme.world.test", "mx.good.test", "mx.smart.test", "mx.yew.test", "mx.birch.test")
 LISTED_CLIENT = 150
 Record = dict[str, Any]
 
@@ -58,6 +63,14 @@ def base(dkim: str) -> dict[str, Any]:
             {"name": f"_dmarc.{domain}", "type": "TXT", "value": "v=DMARC1; p=reject"},
             {"name": f"{DKIM_SELECTOR}._domainkey.{domain}", "type": "TXT", "value": f"v=DKIM1; k=rsa; p={dkim}"},
         ]
+    for prefix, domains in FURTHER.items():
+        records += [{"name": f"{prefix}.{domain}", "type": "MX", "value": f"10 mx.{domain}."} for domain in domains]
+    for domain, number in BEHIND.items():
+        records += _both(f"mx.{domain}", number)
+        records += [{"name": domain, "type": "TXT", "value": "v=spf1 mx -all"}]
+    ours = machines.MACHINES["mail"].fqdn
+    records += [{"name": "yew.test", "type": "MX", "value": f"10 {ours}."}]
+    records += [{"name": "birch.test", "type": "MX", "value": ["10 mx.birch.test.", f"20 {ours}."]}]
     for machine in machines.MACHINES.values():
         if machine.name != "world":
             records += _both(machine.fqdn, machine.number)
@@ -66,7 +79,7 @@ def base(dkim: str) -> dict[str, Any]:
     records += _both("bridge.world.test", network.BRIDGE)
     records += [{"name": "2.0.0.127.dnsbl.test", "type": "A", "value": "127.0.0.2"}, *listed(LISTED_CLIENT)]
     records += [{"name": "bogus.test", "type": kind, "value": value} for kind, value in _addresses(22)]
-    zones = ["world.test", *REMOTES, "oak.test", "bogus.test", "dnsbl.test"]
+    zones = ["world.test", *REMOTES, *BEHIND, "oak.test", "bogus.test", "dnsbl.test"]
     zones += ["100.51.198.in-addr.arpa", reverse(network.v6(0)).split(".", 16)[-1]]
     return {"zones": zones, "bogus": ["bogus.test"], "records": records}
 
@@ -81,7 +94,7 @@ def prepare(lab: str) -> None:
     from . import certificates
 
     home = machines.home(lab)
-    certificates.make(home / "ca", ["acme.world.test", "mx.good.test"], ["mx.expired.test"])
+    certificates.make(home / "ca", list(CERTIFIED), ["mx.expired.test"])
     dkim = certificates.dkim_key(home / "dkim" / f"{DKIM_SELECTOR}.key")
     certificates.signing_key(home / "dns" / "root.key")
     secret = home / "dns" / "tsig.secret"
@@ -93,7 +106,7 @@ def prepare(lab: str) -> None:
     write(home / "dns" / "nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n")
     write(home / "dns" / "root.hints", root_hints())
     tree = home / "world"
-    for name in ("acme.world.test", "mx.good.test", "mx.expired.test"):
+    for name in (*CERTIFIED, "mx.expired.test"):
         for suffix in ("pem", "key"):
             write(tree / "etc/world/tls" / f"{name}.{suffix}", (home / "ca" / f"{name}.{suffix}").read_bytes())
         chain = (home / "ca" / f"{name}.key").read_bytes() + (home / "ca" / f"{name}.pem").read_bytes()
