@@ -132,7 +132,8 @@ OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
 PRESENT: Final = "OK"
 # Names on one line of a report.
 SHOWN: Final = 10
-# Seconds that sessions with the old patterns get, when an address moves to a new pattern.
+# Seconds that sessions with the old patterns get, when an address moves to a new pattern, and messages with a recipient that was a mailbox,
+# when it becomes an alias.
 DRAIN: Final = 30.0
 
 Names = dict[str, list[str]]
@@ -224,19 +225,66 @@ def reload_postfix(drain: bool) -> bool:
 
     A daemon ends after the session it is in. With `drain`, return when those with the old patterns have ended, or after DRAIN seconds.
     """
-    master = Path("/var/spool/postfix/pid/master.pid")
-    if not Path("/etc/postfix/main.cf").exists() or not master.exists():
+    master = postfix_master()
+    if not master:
         return False
-    if subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode:
-        return False
-    old = _readers_of_patterns(master.read_text().strip()) if drain else set()
+    old = _readers_of_patterns(master) if drain else set()
     done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ActivationError(f"postfix reload: {done.stderr.strip()}")
     until = time.monotonic() + DRAIN
-    while old & _readers_of_patterns(master.read_text().strip()) and time.monotonic() < until:
+    while old & _readers_of_patterns(master) and time.monotonic() < until:
         time.sleep(0.1)
     return True
+
+
+def postfix_master() -> str:
+    """The process number of a running Postfix, or empty."""
+    file = Path("/var/spool/postfix/pid/master.pid")
+    if not Path("/etc/postfix/main.cf").exists() or not file.exists():
+        return ""
+    if subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode:
+        return ""
+    return file.read_text().strip()
+
+
+def drain_queue(addresses: Collection[str], spool: Path = Path("/var/spool/postfix")) -> None:
+    """Return when no message under way has one of these recipients, or after DRAIN seconds.
+
+    cleanup(8) has looked for an alias when it got the recipient, long before the delivery. What is being received now may have them,
+    too: a file of the incoming queue is executable when it is complete. A deferred message looks for aliases again when it is requeued.
+    """
+    if not postfix_master():
+        return
+
+    def incomplete() -> set[str]:
+        found = set()
+        for path in (spool / "incoming").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if not path.stat().st_mode & 0o100:
+                    found.add(path.name)
+        return found
+
+    receiving = incomplete()
+    until = time.monotonic() + DRAIN
+    while time.monotonic() < until:
+        receiving &= incomplete()
+        queue = subprocess.run(["/usr/sbin/postqueue", "-j"], capture_output=True, text=True, check=False).stdout
+        rows = [json.loads(line) for line in queue.splitlines()]
+        rows = [row for row in rows if any(recipient["address"].lower() in addresses for recipient in row["recipients"])]
+        waiting = [row["queue_id"] for row in rows if row["queue_name"] == "deferred"]
+        if waiting:
+            names = "".join(f"{name}\n" for name in waiting)
+            subprocess.run(["/usr/sbin/postsuper", "-r", "-", "deferred"], input=names, capture_output=True, text=True, check=False)
+        if not receiving and not [row for row in rows if row["queue_name"] != "hold"]:
+            return
+        time.sleep(0.05)
+
+
+def await_dovecot(running: Path = Path("/run/dovecot/master.pid")) -> None:
+    """Return when Dovecot looks at its passwd-files again: it does so once in each second of the clock."""
+    if running.exists():
+        time.sleep(1.01 - time.time() % 1)
 
 
 def _readers_of_patterns(master: str) -> set[str]:
@@ -248,6 +296,23 @@ def _readers_of_patterns(master: str) -> set[str]:
             if rest.split()[1] == master and name in ("smtpd", "cleanup", "verify", "proxymap"):
                 found.add(path.parent.name)
     return found
+
+
+def _moves_from_mailboxes(current: Mapping[str, str], wanted: Mapping[str, str]) -> set[str]:
+    """Mailboxes that become aliases, or are left to a catch-all or a pattern, or whose domain is relayed now."""
+    gone = parse_names(current.get(USERS, "")) - parse_names(wanted[USERS])
+    if not gone:
+        return set()
+    aliases, relayed = parse_map(wanted[ALIASES]), parse_map(wanted[RELAY_DOMAINS])
+    patterns = [re.compile(key[1:-1], re.IGNORECASE) for key in parse_patterns(wanted[PATTERNS])]
+    return {
+        address
+        for address in gone
+        if address in aliases
+        or address[address.index("@") :] in aliases
+        or address[address.index("@") + 1 :] in relayed
+        or any(pattern.match(address) for pattern in patterns)
+    }
 
 
 def _moves_to_patterns(current: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
@@ -350,7 +415,7 @@ class Limit:
 
 
 class Directory:
-    """The files under one root. `build` makes a database of a source, `reload` tells Postfix of new patterns."""
+    """The files under one root. `build` makes a database of a source, `reload` tells Postfix of new patterns, and so on."""
 
     def __init__(
         self,
@@ -362,6 +427,8 @@ class Directory:
         group: Callable[[str], int] = group_id,
         archive: Archive | None = None,
         end: Callable[[Collection[str]], None] = end_sessions,
+        drain: Callable[[Collection[str]], None] = drain_queue,
+        await_dovecot: Callable[[], None] = await_dovecot,
     ) -> None:
         self.root = root
         self.store = root / "directory"
@@ -373,6 +440,8 @@ class Directory:
         self._group_id = group
         self.archive = archive or Archive()
         self._end_sessions = end
+        self._drain_queue = drain
+        self._await_dovecot = await_dovecot
 
     # -- reading
 
@@ -594,6 +663,8 @@ class Directory:
         departed = sorted({*state["departed"], *self._strays()} - users)
         if not departed and not state["denied"]:
             return []
+        # Not before it refuses a new login.
+        self._await_dovecot()
         self._end_sessions([*departed, *state["denied"]])
         archived = [address for address in departed if self.archive.store(address, days)]
         self._write_state({**state, "departed": [], "denied": []})
@@ -684,12 +755,19 @@ class Directory:
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
         steps = transition(current, wanted, suspect)
         moves = _moves_to_patterns(current, wanted)
+        moved = _moves_from_mailboxes(current, wanted)
         before, after = _domain_kinds(current), _domain_kinds(wanted)
         new_kinds = [name for name, kind in after.items() if before.get(name) != kind]
         lists = max((index for index, step in enumerate(steps) if step.name in (DOMAINS, RELAY_DOMAINS)), default=None)
         reloaded = False
         for index, step in enumerate(steps):
+            if step.name == USERS and step.text is None and moved:
+                # It loses entries now, and all that are to replace them are there.
+                self._drain_queue(moved)
             self._publish(step, generation)
+            if step.name == USERS and parse_names(_text(self.root / USERS)) - parse_names(current.get(USERS, "")):
+                # Postfix must not accept for whom Dovecot does not know yet.
+                self._await_dovecot()
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
                 reloaded = self._reload(moves) or reloaded
             # Daemons remember of an address what kind of domain it is in: 554 to somebody who was told so before. One that was local

@@ -36,6 +36,7 @@ class Host:
         self.at: Callable[[], None] = lambda: None
         self.mail = root.with_name(f"{root.name}-vmail")
         self.ended: list[str] = []
+        self.waited: list[str] = []
 
     def directory(self) -> d.Directory:
         @contextlib.contextmanager
@@ -61,6 +62,8 @@ class Host:
             group=lambda _: os.getgid(),
             archive=Archive(self.mail),
             end=self.ended.extend,
+            drain=lambda addresses: self.waited.append(" ".join(sorted(addresses))),
+            await_dovecot=lambda: self.waited.append("dovecot"),
         )
 
     def run(self, rows: dict[str, Any], check_mode: bool = False) -> list[bool]:
@@ -216,6 +219,49 @@ def test_sessions_go_on_where_a_new_pattern_is_for_new_addresses(host: Host) -> 
     host.started.clear()
     host.run({**BEFORE, "aliases": BEFORE["aliases"][:1], "patterns": [*BEFORE["patterns"], {"pattern": "x.*", "to": ["alice@oak.test"]}]})
     assert host.started == ["reload", "virtual_aliases"]
+
+
+def test_nothing_is_accepted_for_a_mailbox_that_dovecot_does_not_know_yet(host: Host) -> None:
+    host.run(BEFORE)
+    host.started.clear()
+    order: list[str] = []
+    where = host.directory()
+    where._await_dovecot = lambda: order.append("dovecot")
+    host.at = lambda: order.append("table")
+    d.stage_mailboxes(where, [*BEFORE["mailboxes"], mailbox("carol@oak.test")], "2.4")
+    where.activate()
+    assert order[0] == "dovecot"
+    assert "table" in order
+    host.waited.clear()
+    host.run({**BEFORE, "mailboxes": [mailbox("alice@oak.test", quota_bytes=5), *BEFORE["mailboxes"][1:], mailbox("carol@oak.test")]})
+    assert host.waited == [], "who was there is still there"
+
+
+@pytest.mark.parametrize("heir", ["alias", "catch-all", "pattern", "nobody"])
+def test_messages_to_a_mailbox_that_becomes_an_alias_arrive_before_it_goes(host: Host, heir: str) -> None:
+    host.run(BEFORE)
+    where = host.directory()
+
+    def drain(addresses: Collection[str]) -> None:
+        assert addresses == {"bob@oak.test"}
+        assert "bob@oak.test" in host.text(d.USERS)
+        assert host.text(d.ALIASES) == host.directory().read(d.ALIASES)
+        host.waited.append("drained")
+
+    where._drain_queue = drain
+    rows = {
+        "alias": ([*BEFORE["aliases"], {"address": "bob@oak.test", "to": ["alice@oak.test"]}], BEFORE["patterns"]),
+        "catch-all": ([*BEFORE["aliases"], {"address": "@oak.test", "to": ["alice@oak.test"]}], BEFORE["patterns"]),
+        "pattern": (BEFORE["aliases"], [*BEFORE["patterns"], {"pattern": "b[o]b@oak\\.test", "to": ["alice@oak.test"]}]),
+        "nobody": (BEFORE["aliases"], BEFORE["patterns"]),
+    }
+    aliases, patterns = rows[heir]
+    d.stage_mailboxes(where, [BEFORE["mailboxes"][0], BEFORE["mailboxes"][2]], "2.4")
+    d.stage_aliases(where, aliases)
+    d.stage_maps(where, BEFORE["maps"], patterns)
+    where.activate()
+    assert host.waited.count("drained") == (0 if heir == "nobody" else 1)
+    assert "bob@oak.test" not in host.text(d.USERS)
 
 
 def test_as_many_generations_are_kept_as_declared(host: Host) -> None:

@@ -74,6 +74,8 @@ def run(
             group=lambda _: os.getgid(),
             archive=Archive(tmp_path / "vmail"),
             end=lambda _: None,
+            drain=lambda _: None,
+            await_dovecot=lambda: None,
         )
 
     def call(name: str, check_mode: bool = False, patches: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:

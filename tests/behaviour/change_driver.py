@@ -1,0 +1,67 @@
+"""Runs on the mail host, beside a copy of module_utils/mailwright: makes one state of flip.test after the other live, as the role does.
+
+Standard input has one line for each change, `STATE`; standard output answers each with a line of JSON. What was live at the start is
+kept beside it, and `back` makes it live again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from mailwright import directory as d
+from mailwright.maps import parse_map
+from mailwright.passwd_file import DENIABLE, parse_names, parse_users
+
+DOMAIN = "flip.test"
+VERSION = sys.argv[1]
+HASH = sys.argv[2]
+KEEP = 1000
+
+
+def mailbox(address: str, password: str, quota: int = 0, junk_filing: bool = True, denied: tuple[str, ...] = ()) -> dict[str, object]:
+    return {
+        "address": address,
+        "password": None,
+        "password_hash": password,
+        "password_update": "always",
+        "quota_bytes": quota,
+        "denied_protocols": list(denied),
+        "enabled": True,
+        "junk_filing": junk_filing,
+    }
+
+
+def aliases(state: int) -> dict[str, str]:
+    """Who is an alias in an even and in an odd state. A catch-all needs an entry of each mailbox to itself, as compile.py makes it."""
+    if state % 2 == 0:
+        return {"a": "one", "c": "one"}
+    return {"b": "two", "": "two", "a": "a", "one": "one", "two": "two"}
+
+
+def make_live(state: int) -> None:
+    where = d.Directory()
+    users = {name: user for name, user in parse_users(where.read(d.USERS)).items() if not name.endswith(f"@{DOMAIN}")}
+    denied = {protocol: parse_names(where.read(name)) for protocol, name in d.DENY.items()}
+    rows = [
+        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]))
+        for name, user in users.items()
+    ]
+    rows += [mailbox(f"{name}@{DOMAIN}", HASH) for name in ("one", "two", "b" if state % 2 == 0 else "a")]
+    table = {name: to for name, to in parse_map(where.read(d.ALIASES)).items() if not name.endswith(f"@{DOMAIN}")}
+    table |= {f"{name}@{DOMAIN}": f"{to}@{DOMAIN}" for name, to in aliases(state).items()}
+    d.stage_mailboxes(where, rows, VERSION)
+    d.stage_aliases(where, [{"address": name, "to": to.split(", ")} for name, to in table.items()])
+    d.stage_domains(where, [{"name": name} for name in {*parse_map(where.read(d.DOMAINS)), DOMAIN}])
+    where.activate(keep=KEEP)
+
+
+for line in sys.stdin:
+    start = time.time()
+    if line.startswith("back"):
+        d.Directory().roll_back(int(line.split()[1]), keep=KEEP)
+    elif line.strip() != "which":
+        make_live(int(line))
+    print(json.dumps({"start": start, "end": time.time(), "generation": d.Directory().live(), "process": os.getpid()}), flush=True)
