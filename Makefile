@@ -11,7 +11,7 @@ LAB := $(BIN)/python molecule/shared/lab.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test lint unit scenario molecule behaviour bench docs down clean
+.PHONY: help setup demo test lint unit scenario molecule behaviour plan bench docs down clean
 
 help: ## list the jobs
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -50,6 +50,9 @@ molecule: setup ## the scenario on one release: create, check, converge, idempot
 behaviour: setup ## mail from outside against a converged lab host; RELEASE=… ARGS='-k relay'
 	$(BIN)/python molecule/shared/demo.py --release $(RELEASE) --lab behaviour --converge-only
 	$(LAB) --lab behaviour exec -- $(BIN)/pytest tests/behaviour $(ARGS)
+
+plan: setup ## what a run of site.yml would change; INVENTORY=dir ARGS='--json' (exit codes: see playbooks/plan.py)
+	@$(BIN)/python playbooks/plan.py -i $(INVENTORY) $(ARGS) || [ $$? = 2 ]
 
 bench: setup ## measure; prints a table and writes build/bench.json; RELEASE=…
 	$(BIN)/python bench/bench.py --release $(RELEASE)

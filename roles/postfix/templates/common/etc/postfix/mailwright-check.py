@@ -39,6 +39,14 @@ def find_problems() -> list[str]:
     # Whatever can be opened answers, if only "not found"; what its daemon makes itself is not there yet.
     own = value_of("data_directory") + "/"
     for table in sorted({table for _name, value in settings for table in TABLE.findall(value) if f":{own}" not in table}):
+        # A dry run comes before the mail data of a release with a further table is made.
+        path = table.partition(":")[2]
+        if (
+            "--rehearsal" in sys.argv
+            and path.startswith("/var/lib/mailwright/")
+            and not (Path(path).exists() or Path(f"{path}.lmdb").exists())
+        ):
+            continue
         answer = run("postmap", "-q", "mailwright-check", table)
         if answer.returncode > 1 or answer.stderr:
             problems.append(f"{table}: {answer.stderr.strip() or 'no answer'}")
