@@ -20,6 +20,9 @@ SECTIONS: Final = {
 # Names of one kind that the text shows; the JSON form has all.
 SHOWN: Final = 100
 
+# What a message of the role base begins with.
+PACKAGES: Final = "Packages to install"
+
 Host = dict[str, Any]
 
 
@@ -39,10 +42,11 @@ def new_host() -> Host:
 
 def add_result(host: Host, action: str, task: str, result: Mapping[str, Any]) -> None:
     """Add what one task changed. `action` is the module, `task` its name; what no rule knows is told by that name."""
-    if action == "host_facts":
-        host["packages"] = list(result.get("ansible_facts", {}).get("missing_packages", []))
+    if action.endswith(".debug"):
+        # The role base names them so, before apt has its way.
+        label, _, names = str(result.get("msg", "")).partition(": ")
+        host["packages"] += names.split() if label == PACKAGES else []
     if not result.get("changed") or action.endswith((".apt", ".debug")):
-        # Packages are known from the facts.
         return
     if action == "config_tree":
         host["files"]["written"] += result["changed_paths"]

@@ -84,7 +84,7 @@ class Sent:
 class Traffic:
     """Senders on connections of their own: half of them keep one, half open one for each message. All pipeline."""
 
-    def __init__(self, mail: MailHost, senders: int = 8) -> None:
+    def __init__(self, mail: MailHost, senders: int = 12) -> None:
         self.mail = mail
         self.sent: list[Sent] = []
         self.faults: list[str] = []
@@ -106,16 +106,24 @@ class Traffic:
 
     def _run(self, number: int) -> None:
         source, name = list(SOURCES.items())[number % len(SOURCES)]
+        due = time.monotonic()
+
+        def over() -> bool:
+            """Wait for the next message's turn; whether there is none."""
+            nonlocal due
+            due = max(due + self._pause, time.monotonic() - 1)
+            return self._over.wait(max(0.0, due - time.monotonic()))
+
         try:
             while not self._over.is_set():
                 with connect(self.mail, source=source) as session:
                     assert session.reply()[0] == 220
                     session.hello(name)
                     self._send(session, name)
-                    while number % 2 and not self._over.wait(self._pause):
+                    while number % 2 and not over():
                         self._send(session, name)
                     session.command("QUIT")
-                self._over.wait(self._pause)
+                over()
         except Exception as error:
             self.faults.append(f"{source}: {error!r}")
 

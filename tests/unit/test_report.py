@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import yaml
 from ansible.module_utils.mailwright.report import SHOWN, add_result, is_changed, new_host, render
 
+BASE = Path(__file__).resolve().parents[2] / "roles/base/tasks/main.yml"
 STAGED: dict[str, Any] = {"added": [], "changed_names": [], "removed": [], "rewritten": []}
 
 
@@ -68,12 +71,14 @@ def test_what_no_rule_knows_is_told_by_its_name() -> None:
     assert host["other"] == ["Do something"]
 
 
-def test_packages_come_from_the_facts_alone() -> None:
+def test_packages_are_those_that_the_role_base_names() -> None:
+    names = next(task for task in yaml.safe_load(BASE.read_text()) if "Packages to install" in str(task.get("ansible.builtin.debug")))
+    message = names["ansible.builtin.debug"]["msg"].partition("{{")[0]
     host = new_host()
-    add_result(host, "host_facts", "", {"changed": False, "ansible_facts": {"missing_packages": ["nginx"]}})
+    add_result(host, "ansible.builtin.debug", names["name"], {"changed": True, "msg": f"{message}nginx postfix"})
+    add_result(host, "ansible.builtin.debug", "Say something", {"changed": False, "msg": "hello: you"})
     add_result(host, "ansible.builtin.apt", "Install", {"changed": True})
-    add_result(host, "ansible.builtin.debug", "Name", {"changed": True})
-    assert host == {**new_host(), "packages": ["nginx"]}
+    assert host == {**new_host(), "packages": ["nginx", "postfix"]}
     assert is_changed(host)
 
 
