@@ -84,6 +84,11 @@ records:
   type: list
   elements: dict
   returned: success
+zone:
+  description: The same as lines of a zone file.
+  type: list
+  elements: str
+  returned: success
 digest:
   description: SHA-256 of the files, their owners and modes; empty while there is no directory.
   type: str
@@ -112,7 +117,7 @@ def main() -> None:
         names = sorted(f"{row.get('selector')}._domainkey.{row.get('domain')}" for row in rows_of(given["keys"], list))
         diff = {"prepared": "".join(f"+ {name}\n" for name in names)}
         module.exit_json(
-            changed=bool(names), added=names, changed_names=[], removed=[], records=[], digest="", diff=diff, invocation=invocation
+            changed=bool(names), added=names, changed_names=[], removed=[], records=[], zone=[], digest="", diff=diff, invocation=invocation
         )
     path = Path(given["path"])
     try:
@@ -121,7 +126,10 @@ def main() -> None:
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     diff = {"prepared": "".join(f"{line}\n" for line in done.plan.lines())}
-    module.exit_json(changed=done.changed, **done.plan.names(), records=done.records, digest=digest, diff=diff, invocation=invocation)
+    zone = [dkim.zone_line(row["name"], row["value"]) for row in done.records]
+    module.exit_json(
+        changed=done.changed, **done.plan.names(), records=done.records, zone=zone, digest=digest, diff=diff, invocation=invocation
+    )
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory,
 from .maps import check_domain
 from .plan import Plan, keyed, make_plan
 
-__all__ = ["Key", "Wanted", "apply", "generate", "load", "record", "record_name", "store_text"]
+__all__ = ["Key", "Wanted", "apply", "generate", "load", "record", "record_name", "store_text", "zone_line"]
 
 PrivateKey = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 _SELECTOR: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
@@ -136,6 +136,15 @@ def record(key: PrivateKey) -> str:
         return f"v=DKIM1; k=rsa; p={base64.b64encode(public).decode()}"
     public = key.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return f"v=DKIM1; k=ed25519; p={base64.b64encode(public).decode()}"
+
+
+def zone_line(name: str, value: str) -> str:
+    """The record as a line of a zone file (RFC 1035, 5.1); a character string has at most 255 octets, and verifiers join them.
+
+    In parentheses, so that it may be wrapped on its way there.
+    """
+    strings = " ".join(f'"{value[start : start + 255]}"' for start in range(0, len(value), 255))
+    return f"{name}. IN TXT ( {strings} )"
 
 
 def record_name(wanted: Wanted) -> str:

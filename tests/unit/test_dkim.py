@@ -198,3 +198,14 @@ def test_many_keys_are_made_at_once_and_each_is_another(tmp_path: Path) -> None:
     done = apply(tmp_path / "dkim", *rows)
     assert len({record["value"] for record in done.records}) == len(rows)
     assert apply(tmp_path / "dkim", *rows).records == done.records
+
+
+def test_a_record_becomes_a_line_of_a_zone_file() -> None:
+    value = "v=DKIM1; k=rsa; p=" + "A" * 300
+    line = dkim.zone_line("mw-rsa._domainkey.oak.test", value)
+    before, after = 'mw-rsa._domainkey.oak.test. IN TXT ( "', '" )'
+    assert line.startswith(before)
+    assert line.endswith(after)
+    found = line.removeprefix(before).removesuffix(after).split('" "')
+    assert [len(string) for string in found] == [255, 63]
+    assert "".join(found) == value
