@@ -150,6 +150,54 @@ def test_authentication_is_offered_to_people_only(release: str) -> None:
     assert "smtpd_tls_wrappermode = yes" in master["submissions/inet"]
 
 
+def test_only_the_smarthosts_clients_log_in_anywhere_and_only_under_tls(release: str) -> None:
+    tree = render(release)
+    assert parameters(tree["/etc/postfix/main.cf"])["smtp_sasl_auth_enable"] == "no"
+    master = services(tree["/etc/postfix/master.cf"])
+    logging_in = {name for name, rest in master.items() if "smtp_sasl_auth_enable = yes" in rest}
+    assert logging_in == {"smarthost/unix", "sender-smarthost/unix"}
+    assert all("smtp_tls_security_level = encrypt" in master[name] for name in logging_in)
+    by_sender = {name for name, rest in master.items() if "smtp_sender_dependent_authentication = yes" in rest}
+    assert by_sender == {"sender-smarthost/unix"}, "a sender's password goes to that sender's smarthost"
+
+
+PAIRS = {
+    "allowed_networks": [{"network": "192.0.2.0/24", "answer": "OK"}],
+    "blocked_networks": [{"network": "2001:db8::/32", "answer": "550 5.7.1 No, thanks; = not"}],
+    "allowed_pairs": [{"recipients": ["bob@oak.test"], "senders": [{"key": "x@a.test", "value": "OK"}]}],
+    "blocked_pairs": [
+        {"recipients": ["elm.test", ".elm.test"], "senders": [{"key": "a.test", "value": "554 5.7.1 No"}]},
+        {
+            "recipients": ["bob@oak.test"],
+            "senders": [{"key": "b.test", "value": "450 4.7.1 Later"}, {"key": ".b.test", "value": "450 4.7.1 Later"}],
+        },
+    ],
+}
+
+
+def test_access_lists_are_asked_where_they_can_open_nothing(release: str) -> None:
+    """Not for relaying, not for forged senders, not for whether a recipient exists; allow before block."""
+    main = parameters(render(release, mail={"access": PAIRS})["/etc/postfix/main.cf"])
+    lists = {name for name, value in main.items() if name.endswith("_restrictions") and "$access_" in value}
+    assert lists == {"smtpd_helo_restrictions", "smtpd_sender_restrictions"}
+    assert main["smtpd_sender_restrictions"].index("$access_allowed") < main["smtpd_sender_restrictions"].index("$access_blocked")
+
+
+def test_pairs_are_restriction_classes_by_recipient(release: str) -> None:
+    main = parameters(render(release, mail={"access": PAIRS})["/etc/postfix/main.cf"])
+    assert main["smtpd_restriction_classes"].split() == ["access_allowed_pair_1", "access_blocked_pair_1", "access_blocked_pair_2"]
+    assert main["access_allowed"].endswith("check_recipient_access inline:{ { bob@oak.test = access_allowed_pair_1 } }")
+    assert "inline:{ { elm.test = access_blocked_pair_1 }, { .elm.test = access_blocked_pair_1 } }" in main["access_blocked"]
+    assert main["access_blocked_pair_2"] == "check_sender_access inline:{ { b.test = 450 4.7.1 Later }, { .b.test = 450 4.7.1 Later } }"
+
+
+def test_an_allowed_network_passes_postscreen_and_a_blocked_one_gets_its_reply_later(release: str) -> None:
+    tree = render(release, mail={"access": PAIRS}, **FULL)
+    assert tree["/etc/postfix/postscreen_access"].splitlines()[-1] == "192.0.2.0/24  permit", "after what was decided by hand"
+    assert "2001:db8::/32" not in tree["/etc/postfix/postscreen_access"]
+    assert "2001:db8::/32  550 5.7.1 No, thanks; = not" in tree["/etc/postfix/access_blocked_networks"]
+
+
 def test_no_table_is_of_a_type_that_a_full_disk_destroys(release: str) -> None:
     tree = render(release, **FULL)
     assert not [path for path, text in tree.items() if re.search(r"\b(hash|btree):", text)]

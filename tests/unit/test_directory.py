@@ -133,6 +133,32 @@ def test_every_file_belongs_to_one_module() -> None:
     assert sorted(name for names in d.OWNERS.values() for name in names) == sorted(d.ORDER)
 
 
+def test_a_domain_that_changes_hands_is_forgotten_by_the_daemons_before_its_old_entries_go(host: Host) -> None:
+    """They remember what kind of domain an address is in (see `_apply`)."""
+    local = {"domains": [{"name": "oak.test"}], "mailboxes": [mailbox("alice@oak.test")]}
+    route = {"key": "oak.test", "value": "relay:[mx.oak.test]"}
+    relayed = {"maps": {"relay_domains": [{"key": "oak.test", "value": "OK"}], "transports": [route]}}
+    host.run(local)
+    host.started.clear()
+    host.run(relayed)
+    order = host.started
+    assert order.index("transports") < order.index("relay_domains") < order.index("virtual_domains")
+    assert order.index("virtual_domains") < order.index("reload and drain") < order.index("virtual_mailboxes")
+    assert order.count("reload") == 0
+    host.started.clear()
+    host.run(local)
+    order = host.started
+    assert order.index("virtual_mailboxes") < order.index("virtual_domains") < order.index("relay_domains")
+    assert order.index("relay_domains") < order.index("reload and drain") < order.index("transports")
+
+
+def test_a_new_relayed_domain_is_known_to_every_daemon(host: Host) -> None:
+    host.run({})
+    host.started.clear()
+    host.run({"maps": {"relay_domains": [{"key": "oak.test", "value": "OK"}]}})
+    assert host.started == ["relay_domains", "reload"]
+
+
 def test_a_second_run_changes_nothing_and_starts_nothing(host: Host) -> None:
     assert host.run(BEFORE) == [True] * 5
     host.started.clear()
