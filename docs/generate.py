@@ -81,6 +81,7 @@ They are written out, so that a file says what it is about. Which rule wins wher
   It has DKIM keys of its own.
 - Members of a group get its mail as if it had been written to them: their own forwards, filters and scores apply. `except` leaves members
   out of this group only; who is a member by two ways gets one copy. What a mailbox forwards never makes somebody a member.
+- A disabled mailbox gets nothing as a member either; an address whose members are all disabled is refused.
 - A hidden copy is for one address, once for each message, however many of its recipients call for it. The sender hears nothing
   of it, and it is not copied again. A domain's own setting takes the place of the common one; an alias with two targets serves for
   both. Mail between our own people is sent and received: it has both copies, or one where they go to the same address.

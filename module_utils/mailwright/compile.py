@@ -63,7 +63,7 @@ def compile_rows(model: Model) -> Row:
         "relay_passwords": _map(_relay_passwords(model.smarthosts)),
         "access": _access_by_configuration(settings.pop("access")),
         "alias_patterns": [
-            {"pattern": f"^(?:{pattern.pattern})@{re.escape(name)}$", "to": list(pattern.to)}
+            {"pattern": f"^(?:{pattern.pattern})@{re.escape(name)}$", "to": _enabled(model, pattern.to) or list(pattern.to)}
             for name, domain in sorted(model.domains.items())
             for pattern in model.domains[domain.alias_of or name].patterns
         ],
@@ -95,13 +95,20 @@ def _mailbox(mailbox: Mailbox) -> Row:
     }
 
 
+def _enabled(model: Model, to: Iterable[str]) -> list[str]:
+    """Without mailboxes that are disabled: what a group keeps sending there would fill them up and then bounce."""
+    return [address for address in to if (box := model.mailboxes.get(model.base(address))) is None or box.enabled]
+
+
 def _aliases(model: Model) -> list[Row]:
-    rows = {address: list(alias.to) for address, alias in model.aliases.items()}
+    rows = {address: _enabled(model, alias.to) or list(alias.to) for address, alias in model.aliases.items()}
     for domain in model.domains.values():
         # Postfix looks a catch-all up before it knows about mailboxes: an entry to itself keeps each from being swallowed.
         if domain.catch_all is not None:
             rows.update((mailbox.address, [mailbox.address]) for mailbox in domain.mailboxes)
-    rows.update((mailbox.address, list(mailbox.forward.to)) for mailbox in model.mailboxes.values() if mailbox.forward is not None)
+    for mailbox in model.mailboxes.values():
+        if mailbox.forward is not None:
+            rows[mailbox.address] = _enabled(model, mailbox.forward.to) or list(mailbox.forward.to)
     # Every address by name, so that one that does not exist is refused and not found out about later.
     for twin, original in _twins(model, (*model.mailboxes, *model.aliases)):
         rows[twin] = rows[original] if original.startswith("@") else [original]
@@ -145,6 +152,8 @@ def _recipient_access(model: Model) -> dict[str, str]:
         answer = DISABLED if not mailbox.enabled else SEND_ONLY if mailbox.send_only else None
         if answer is not None:
             answers.update(dict.fromkeys((mailbox.address, *mailbox.aliases), answer))
+    # Nobody is left who could receive.
+    answers.update({name: DISABLED for name, alias in model.aliases.items() if name[0] != "@" and not _enabled(model, alias.to)})
     return answers
 
 

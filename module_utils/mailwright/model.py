@@ -482,8 +482,8 @@ class _Builder:
         for address, at in excluded.items():
             gone = self.model.members([address])
             if not gone.keys() & members.keys():
-                near = self.near(address)
-                self.refuse(at, f"{address} is not a member, so there is nothing to except", near or "remove it", value=address)
+                cure = "remove it" if self.model.known(address) else self.near(address) or "remove it"
+                self.refuse(at, f"{address} is not a member, so there is nothing to except", cure, value=address)
             excepted.update(gone)
         group.to = [address for key, address in members.items() if key not in excepted]
         if not group.to:

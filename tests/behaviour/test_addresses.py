@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from correspondent import MailHost, send_from_world, until, world_mailbox, write
 from hosts import run_on_world
@@ -110,6 +112,25 @@ def test_mail_to_a_group_of_groups_does_not_reach_who_is_excepted(mail: MailHost
         mail.find(address, accounts[address], message_id)
     delivered(host, message_id)
     assert copies(mail, "nopop@oak.test", accounts["nopop@oak.test"], message_id) == 0
+
+
+def test_a_disabled_member_gets_nothing(mail: MailHost) -> None:
+    assert told(mail, "former@oak.test")[0] == 550
+    assert told(mail, "former@ash.test")[0] == 550
+    assert told(mail, "staff@oak.test")[0] == 250
+
+
+# -- M18
+
+
+def test_the_addresses_of_rfc_2142_exist_in_every_domain(mail: MailHost, model: dict[str, Any], accounts: dict[str, str]) -> None:
+    for domain in model["domains"]:
+        recipients = [f"{name}@{domain['name']}" for name in ("postmaster", "abuse", "hostmaster", "webmaster")]
+        with stranger(mail) as session:
+            assert session.rcpt("someone@good.test", *recipients) == [250] * 5, domain
+    message = write("friend@good.test", "webmaster@elm.test")
+    send_from_world(message, "friend@good.test", "webmaster@elm.test")
+    mail.find("alice@oak.test", accounts["alice@oak.test"], str(message["Message-ID"]))
 
 
 # -- M14

@@ -239,6 +239,22 @@ def test_a_wrong_group_is_named(groups: str, problem: str) -> None:
     assert problem in problems(oak(f"groups: {groups}"))
 
 
+def test_a_disabled_member_gets_nothing_and_a_group_of_such_is_refused() -> None:
+    rows = compiled(
+        oak(
+            "  - {name: gone, password_hash: HASH, enabled: false, aliases: [leaver]}\n"
+            "  - {name: dora, password_hash: HASH, forward: [gone, bob]}\n"
+            "groups: [{name: crew, members: [alice, gone+x]}, {name: former, members: [gone], send_as: true}]\n"
+            "aliases: [{name: both, to: [crew, former, gone]}]"
+        )
+    )
+    assert aliases(rows)["crew@oak.test"] == ["alice@oak.test"]
+    assert aliases(rows)["dora@oak.test"] == ["dora@oak.test", "bob@oak.test"]
+    assert aliases(rows)["both@oak.test"] == ["crew@oak.test", "former@oak.test"]
+    refused = {key for key, value in table(rows, "recipient_access").items() if value == "550 5.2.1 Mailbox disabled"}
+    assert refused == {f"{name}@oak.test" for name in ("gone", "leaver", "former")}
+
+
 # -- internal addresses (M14)
 
 

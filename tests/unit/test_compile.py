@@ -371,12 +371,36 @@ def test_the_modules_take_the_rows_as_they_are(rows: dict[str, Any], tmp_path: P
 
 LOCAL = st.text("abAB01.-_=+'ü ", min_size=1, max_size=6)
 NAME = st.text("abAB.-ü", max_size=8).map(lambda text: f"{text}.test")
+TARGET = (
+    LOCAL
+    | st.builds("{}@{}".format, LOCAL, NAME)
+    | st.sampled_from(["a", "b", "a@a.test", "b@b.test", "|/bin/sh", "$x@y.test", "/x/ y@z.test"])
+)
+TARGETS = st.lists(TARGET, max_size=3)
 DOMAIN = st.fixed_dictionaries(
-    {"domain": NAME},
+    {"domain": NAME | st.sampled_from(["a.test", "b.test"])},
     optional={
         "catch_all": LOCAL,
+        "alias_of": NAME | st.sampled_from(["a.test", "b.test"]),
+        "hidden_copy": TARGET,
+        "hidden_copy_outgoing": TARGET,
+        "groups": st.lists(
+            st.fixed_dictionaries(
+                {"name": LOCAL, "members": TARGETS}, optional={"except": TARGETS, "send_as": st.booleans(), "internal": st.booleans()}
+            ),
+            max_size=3,
+        ),
         "mailboxes": st.lists(
-            st.fixed_dictionaries({"name": LOCAL, "password_hash": st.just(HASH.strip("'"))}, optional={"aliases": st.lists(LOCAL)}),
+            st.fixed_dictionaries(
+                {"name": LOCAL, "password_hash": st.just(HASH.strip("'"))},
+                optional={
+                    "aliases": st.lists(LOCAL),
+                    "forward": TARGETS,
+                    "keep_copy": st.booleans(),
+                    "send_as": TARGETS,
+                    "internal": st.booleans(),
+                },
+            ),
             max_size=3,
         ),
         "aliases": st.lists(
@@ -389,16 +413,24 @@ DOMAIN = st.fixed_dictionaries(
 
 
 @settings(max_examples=300)
-@given(st.lists(DOMAIN, max_size=3))
-def test_what_passes_the_checks_stays_one_entry_of_its_table(domains: list[dict[str, Any]]) -> None:
+@given(st.lists(DOMAIN, max_size=3), st.lists(st.fixed_dictionaries({"name": TARGET, "to": TARGETS}), max_size=2))
+def test_what_passes_the_checks_stays_one_entry_of_its_table(domains: list[dict[str, Any]], common: list[dict[str, Any]]) -> None:
     """`compile_rows` asserts it of every row; so do the readers of the modules."""
     reader = Reader()
-    model = check(reader, {**BASE, "mail_postmaster": "x@y.test"}, [DomainFile(domain, "") for domain in domains])
+    variables = {**BASE, "mail_postmaster": "x@y.test", "mail_aliases": common}
+    model = check(reader, variables, [DomainFile(domain, "") for domain in domains])
     if model is None:
         return
     rows = compile_rows(model)
     addresses = [row["address"] for row in rows["mailboxes"]] + [row["address"] for row in rows["aliases"]]
     assert all(address == address.lower() and not set(address) & set(" \t\n:#") for address in addresses)
+    known = {row["address"] for row in rows["mailboxes"]} | {row["address"] for row in rows["aliases"]}
+    named = {row["name"] for row in rows["domains"]}
+    for to in (row["to"] for row in rows["aliases"]):
+        assert all(address.rpartition("@")[2] not in named or model.known(address) for address in to), (
+            "no mail is accepted and then bounced"
+        )
+    assert all(row["key"] in known or model.known(row["key"]) for row in rows["maps"]["sender_logins"])
     assert len(set(addresses)) == len({row["address"] for row in rows["mailboxes"]} | {row["address"] for row in rows["aliases"]})
 
 
