@@ -213,7 +213,7 @@ def _relay_passwords(hosts: Iterable[Smarthost]) -> dict[str, str]:
 
 def _sender_transports(model: Model) -> dict[str, str]:
     """Who sends from here by right, and by which way; `<>` are bounces. Everybody else's mail that leaves is being forwarded (main.cf)."""
-    names = (model.settings["hostname"], *model.domains, *model.settings["srs_exempt"])
+    names = (model.settings["hostname"], *model.domains, *model.relayed, *model.settings["srs_exempt"])
     rest = next((_lane(host) for host in model.smarthosts if host.sender is None and host.recipient is None), "smtp:")
     by_sender = {_sender(host): _lane(host) for host in model.smarthosts if host.sender is not None}
     return {"<>": rest, **{f"@{name}": rest for name in names}, **by_sender}

@@ -404,12 +404,14 @@ def test_tags_reach_a_forward_and_an_alias_domain() -> None:
 
 
 def test_only_who_sends_from_here_by_right_is_not_taken_for_forwarded() -> None:
-    rows = compiled(PEOPLE, TWIN, mail_srs_exempt=["Shop.example", "bücher.example"])
+    relayed = "{domain: inner.example, relay: {next_hop: '[hub.example]'}, recipients: [x]}"
+    rows = compiled(PEOPLE, TWIN, relayed, mail_srs_exempt=["Shop.example", "bücher.example"])
     assert set(table(rows, "sender_transports")) == {
         "<>",
         "@mail.oak.test",
         "@oak.test",
         "@twin.test",
+        "@inner.example",
         "@shop.example",
         "@xn--bcher-kva.example",
     }
