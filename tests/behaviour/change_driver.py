@@ -1,7 +1,7 @@
 """Runs on the mail host, beside a copy of module_utils/mailwright: makes one state of flip.test after the other live, as the role does.
 
-Standard input has one line for each change, `STATE`; standard output answers each with a line of JSON. What was live at the start is
-kept beside it, and `back` makes it live again.
+Standard input has one line for each change, `STATE` or `relay STATE`; standard output answers each with a line of JSON. What was live
+at the start is kept beside it, and `back` makes it live again.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 import time
 
 from mailwright import directory as d
-from mailwright.maps import parse_map
+from mailwright.maps import parse_map, parse_patterns
 from mailwright.passwd_file import DENIABLE, parse_names, parse_users
 
 DOMAIN = "flip.test"
+MOVING = "x@flop.test"
 VERSION = sys.argv[1]
 HASH = sys.argv[2]
 KEEP = 1000
@@ -58,10 +59,43 @@ def make_live(state: int) -> None:
     where.activate(keep=KEEP)
 
 
+def make_domain_live(state: int, next_hop: str) -> None:
+    """In an even state flop.test is relayed, in an odd one it is local."""
+    where = d.Directory()
+    users = {name: user for name, user in parse_users(where.read(d.USERS)).items() if name != MOVING}
+    denied = {protocol: parse_names(where.read(name)) for protocol, name in d.DENY.items()}
+    rows = [
+        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]))
+        for name, user in users.items()
+    ]
+    name = MOVING.partition("@")[2]
+    maps = {table: parse_map(where.read(f"postfix/{table}")) for table in d.MAPS}
+    relayed = {
+        "relay_domains": {name: "OK"},
+        "relay_recipients": {MOVING: "DUNNO", name: "550 5.1.1 unknown"},
+        "transports": {name: f"relay:{next_hop}"},
+    }
+    for table, entries in relayed.items():
+        maps[table] = {key: value for key, value in maps[table].items() if key not in entries} | (entries if state % 2 == 0 else {})
+    patterns = [
+        {"pattern": key.removeprefix("/^(?:").removesuffix(")$/"), "to": to.split(", ")}
+        for key, to in parse_patterns(where.read(d.PATTERNS)).items()
+    ]
+    domains = parse_map(where.read(d.DOMAINS)).keys() - {name} | ({name} if state % 2 else set())
+    as_rows = {table: [{"key": key, "value": value} for key, value in entries.items()] for table, entries in maps.items()}
+    passwords = [{"key": key, "value": value} for key, value in parse_map(where.read(d.PASSWORDS)).items()]
+    d.stage_mailboxes(where, [*rows, mailbox(MOVING, HASH)] if state % 2 else rows, VERSION)
+    d.stage_maps(where, as_rows, patterns, passwords)
+    d.stage_domains(where, [{"name": name} for name in domains])
+    where.activate(keep=KEEP)
+
+
 for line in sys.stdin:
     start = time.time()
     if line.startswith("back"):
         d.Directory().roll_back(int(line.split()[1]), keep=KEEP)
+    elif line.startswith("relay"):
+        make_domain_live(int(line.split()[1]), sys.argv[3])
     elif line.strip() != "which":
         make_live(int(line))
     print(json.dumps({"start": start, "end": time.time(), "generation": d.Directory().live(), "process": os.getpid()}), flush=True)

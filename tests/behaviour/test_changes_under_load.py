@@ -23,7 +23,7 @@ from typing import IO, Any
 import hosts
 import pytest
 from conftest import ROOT
-from correspondent import MailHost, until
+from correspondent import WORLD, MailHost, until
 from filtering import letter
 from mailstore import imap
 from testinfra.host import Host
@@ -39,8 +39,16 @@ HASH = "{SHA512-CRYPT}$6$rounds=5000$saltsaltsaltsalt$" + "x" * 86
 REMOTE = "/run/mailwright-test"
 
 
+# Moves between the world's server of flop.test and a mailbox here.
+MOVING = "x@flop.test"
+SINK = "/run/mailwright-sink"
+SINK_PORT = 2526
+
+
 def targets(name: str, state: int) -> str:
     """The mailbox that mail to an address goes to, see change_driver.py."""
+    if name == MOVING:
+        return "x" if state % 2 else "sink"
     even = {"a": "one", "b": "b", "c": "one"}
     odd = {"a": "a", "b": "two", "c": "two"}
     return (odd if state % 2 else even).get(name, name)
@@ -50,7 +58,7 @@ class Driver:
     """A process on the mail host that makes states live."""
 
     def __init__(self, version: str) -> None:
-        command = f"cd {REMOTE} && exec python3 -u change_driver.py {version} '{HASH}'"
+        command = f"cd {REMOTE} && exec python3 -u change_driver.py {version} '{HASH}' '[{WORLD}]:{SINK_PORT}'"
         self.process = subprocess.Popen(
             ["ssh", "-F", str(hosts.HOME / "ssh/config"), "mail", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -84,7 +92,9 @@ class Sent:
 class Traffic:
     """Senders on connections of their own: half of them keep one, half open one for each message. All pipeline."""
 
-    def __init__(self, mail: MailHost, senders: int = 12) -> None:
+    def __init__(self, mail: MailHost, names: tuple[str, ...] = NAMES, longest: float = 3600.0, senders: int = 12) -> None:
+        self._names = names
+        self._longest = longest
         self.mail = mail
         self.sent: list[Sent] = []
         self.faults: list[str] = []
@@ -120,7 +130,8 @@ class Traffic:
                     assert session.reply()[0] == 220
                     session.hello(name)
                     self._send(session, name)
-                    while number % 2 and not over():
+                    until = time.monotonic() + self._longest
+                    while number % 2 and not over() and time.monotonic() < until:
                         self._send(session, name)
                     session.command("QUIT")
                 over()
@@ -128,11 +139,12 @@ class Traffic:
             self.faults.append(f"{source}: {error!r}")
 
     def _send(self, session: Session, client: str) -> None:
-        name = random.choice(NAMES)  # noqa: S311 - no secret
-        message_id, text = letter(to=f"{name}@{DOMAIN}", sender=f"someone@{client}")
+        name = random.choice(self._names)  # noqa: S311 - no secret
+        to = name if "@" in name else f"{name}@{DOMAIN}"
+        message_id, text = letter(to=to, sender=f"someone@{client}")
         sent = Sent(message_id, name, time.time())
         self.sent.append(sent)
-        session.send(f"MAIL FROM:<someone@{client}>\r\nRCPT TO:<{name}@{DOMAIN}>\r\nDATA\r\n".encode())
+        session.send(f"MAIL FROM:<someone@{client}>\r\nRCPT TO:<{to}>\r\nDATA\r\n".encode())
         sent.answers += [session.reply()[0] for _ in range(3)]
         if sent.answers[-1] == 354:
             session.send(text.replace("\n", "\r\n").encode() + b"\r\n.\r\n")
@@ -161,22 +173,36 @@ def driver(host: Host, version: str) -> Iterator[Driver]:
     last = Driver(version)
     last.ask(f"back {before}")
     last.close()
-    host.check_output(f"rm -rf /var/vmail/{DOMAIN} /var/vmail/.archive/*@{DOMAIN} {REMOTE}")
+    host.check_output(
+        f"rm -rf /var/vmail/{DOMAIN} /var/vmail/flop.test /var/vmail/.archive/*@{DOMAIN} /var/vmail/.archive/{MOVING} {REMOTE}"
+    )
+
+
+@pytest.fixture
+def sink(world: Host) -> Iterator[None]:
+    """The server of flop.test: takes everything, each message in a file."""
+    world.check_output(f"rm -rf {SINK} && install -d -o nobody {SINK}")
+    run = f"systemd-run --quiet --unit mailwright-sink --working-directory={SINK}"
+    world.check_output(f"{run} /usr/sbin/smtp-sink -u nobody -d %H%M. {WORLD}:{SINK_PORT} 100")
+    yield
+    world.check_output(f"systemctl stop mailwright-sink; rm -rf {SINK}")
 
 
 def queue(host: Host) -> list[str]:
-    return [line for line in host.check_output("postqueue -j").splitlines() if DOMAIN in line]
+    return [line for line in host.check_output("postqueue -j").splitlines() if DOMAIN in line or MOVING in line]
 
 
 def delivered(host: Host) -> Counter[tuple[str, str]]:
     """(Message-ID, mailbox) → how often; a mailbox that is an alias now has its mail in the archive."""
     found: Counter[tuple[str, str]] = Counter()
-    script = f"grep -rHi --include='[0-9]*' '^Message-ID:' /var/vmail/{DOMAIN} /var/vmail/.archive 2>/dev/null; true"
+    script = f"grep -rHi --include='[0-9]*' '^Message-ID:' /var/vmail/{DOMAIN} /var/vmail/flop.test /var/vmail/.archive 2>/dev/null; true"
     for line in host.check_output(script).splitlines():
         path, _, header = line.partition(":")
         parts = Path(path).relative_to("/var/vmail").parts
-        name = parts[1].removesuffix(f"@{DOMAIN}") if parts[0] == ".archive" else parts[1]
+        name = parts[1].partition("@")[0] if parts[0] == ".archive" else parts[1]
         found[header.split(":", 1)[1].strip(), name] += 1
+    for header in hosts.run_on_world("sh", "-c", f"grep -rhi '^Message-ID:' {SINK} 2>/dev/null; true").decode().splitlines():
+        found[header.split(":", 1)[1].strip(), "sink"] += 1
     return found
 
 
@@ -204,7 +230,7 @@ def judge(host: Host, traffic: Traffic, changes: list[tuple[int, float, float]])
     assert wrong == []
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(traffic.start - 1))
     log = host.check_output(f"journalctl -q --utc -o cat -t postfix/lmtp -t postfix/bounce -t postfix/smtp --since '{since}'")
-    assert not re.findall(rf"to=<[^>]*@{DOMAIN}>.*status=(?:bounced|deferred|expired).*", log)
+    assert not re.findall(rf"to=<(?:[^>]*@{DOMAIN}|{MOVING})>.*status=(?:bounced|deferred|expired).*", log)
     rate = len(traffic.sent) / traffic.seconds
     print(f"{len(traffic.sent)} messages at {rate:.0f}/s through {len(changes) - 1} changes")
     assert rate > 10
@@ -231,6 +257,19 @@ def test_nothing_is_refused_bounced_lost_doubled_or_misrouted_while_data_changes
                 done = driver.ask(str(state))
                 changes.append((state, done["start"], done["end"]))
         assert session.noop()[0] == "OK"
+    judge(host, traffic, changes)
+
+
+def test_a_domain_moves_between_a_relayed_server_and_here_under_load(mail: MailHost, host: Host, driver: Driver, sink: None) -> None:
+    warm_up(mail)
+    changes = [(0, 0.0, 0.0)]
+    driver.ask("relay 0")
+    with Traffic(mail, (MOVING, "one", "two"), longest=3) as traffic:
+        for state in range(1, 5):
+            reached = len(traffic.sent) + 50
+            until("fifty more messages", lambda reached=reached: traffic.faults or len(traffic.sent) >= reached, 60)
+            done = driver.ask(f"relay {state}")
+            changes.append((state, done["start"], done["end"]))
     judge(host, traffic, changes)
 
 
