@@ -67,6 +67,19 @@ def test_junk_is_filed_into_junk(session: imaplib.IMAP4_SSL, host: Host, owner: 
     drop(session, subject, "Junk")
 
 
+def test_filed_mail_is_counted_in_a_folder_that_is_not_open(session: imaplib.IMAP4_SSL, host: Host, owner: str) -> None:
+    def messages() -> int:
+        _, (answer,) = session.status("Junk", "(MESSAGES)")
+        return int(re.findall(rb"MESSAGES (\d+)", answer)[0])
+
+    session.select("INBOX")
+    before = messages()
+    subject, message = letter(owner, X_Spam="Yes")
+    deliver(host, owner, message)
+    assert messages() == before + 1
+    drop(session, subject, "Junk")
+
+
 def test_other_mail_stays_in_the_inbox(session: imaplib.IMAP4_SSL, host: Host, owner: str) -> None:
     subject, message = letter(owner)
     deliver(host, owner, message)
