@@ -6,6 +6,7 @@ Prints a table and writes build/bench.json, a list of {name, release, n, value, 
     no_change_tasks  its tasks that reached the host
     first_run        bare host → first mail delivered, seconds; ratio to one `apt-get install` of the same packages on a twin
     mail_rate        messages/s through the whole chain; ratio to the packages' stock configuration on the twin
+    mail_cpu         processor time of the host for each of these messages; ratio likewise. Depends less on what else the computer does
     idle_memory      MiB (proportional set size) of all services, and each one
     preflight … add_one, controller_memory, passwords_…, peer_loop: large inventories, see scale.py
 
@@ -107,6 +108,10 @@ class Bench:
         where = "/var/vmail/*/*/Maildir/new /var/vmail/*/*/Maildir/cur" if machine == "mail" else "/home/*/Maildir/new"
         return int(self.on(machine, f"find {where} -type f 2>/dev/null | wc -l || true"))
 
+    def cpu_seconds(self, machine: str) -> float:
+        """Processor time that everything on a machine has used so far."""
+        return int(self.on(machine, "sed -n 's/^usage_usec //p' /sys/fs/cgroup/cpu.stat")) / 1e6
+
     def load(self, address: str, count: int, recipients: tuple[str, ...], wait_for: str) -> float:
         """Send `count` messages from the world's machine; seconds until all lie in mailboxes."""
         before = self.delivered(wait_for)
@@ -124,13 +129,17 @@ class Bench:
     def mail_rate(self) -> None:
         """2 KB messages through the whole chain, and through the stock packages on the twin."""
         self.on("twin", (ROOT / "bench/stock.sh").read_text())
-        rates = {}
+        rates, cpu = {}, {}
         for machine, address in (("mail", "198.51.100.10"), ("twin", "198.51.100.11")):
             recipients = RECIPIENTS if machine == "mail" else tuple(f"{to.partition('@')[0]}@twin.oak.test" for to in RECIPIENTS)
             self.load(address, 40, recipients, wait_for=machine)
+            used = self.cpu_seconds(machine)
             rates[machine] = MESSAGES / self.load(address, MESSAGES, recipients, wait_for=machine)
+            cpu[machine] = (self.cpu_seconds(machine) - used) * 1000 / MESSAGES
         self.note("mail_rate", rates["mail"], "messages/s", rates["mail"] / rates["twin"], MESSAGES)
         self.note("mail_rate_stock", rates["twin"], "messages/s", n=MESSAGES)
+        self.note("mail_cpu", cpu["mail"], "ms/message", cpu["mail"] / cpu["twin"], MESSAGES)
+        self.note("mail_cpu_stock", cpu["twin"], "ms/message", n=MESSAGES)
 
     def idle_memory(self) -> None:
         """Proportional set size of each service's processes."""
