@@ -58,7 +58,7 @@ class Bench:
 
     def on(self, machine: str, script: str) -> str:
         """Run a shell script on a machine and return what it prints."""
-        argv = [*self.lab.command, "run", machine, "--", "bash", "-euc", script]
+        argv = [*self.lab.command, "run", machine, "--", "bash", "--norc", "-euc", script]
         return subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, env=self.lab.environment).stdout
 
     def ansible(self, *argv: str) -> tuple[float, str]:
