@@ -67,6 +67,12 @@ ansible_facts:
       description: Those of O(packages) that are not installed, in order.
       type: list
       elements: str
+    free_space:
+      description: Octets that are free where packages and mail go, C(/var).
+      type: int
+    mail_volume:
+      description: Size in octets of the file system of C(/var/vmail), or of what it will be made in.
+      type: int
     tree_seals:
       description: Seals by name of a M(config_tree); none while packages are missing, which change files and units.
       type: dict
@@ -125,6 +131,17 @@ def ssh_connection() -> str | None:
     return None
 
 
+def space() -> dict[str, int]:
+    """Room on the disks (statvfs(3)), 0 where it cannot be told."""
+    found = {"free_space": 0, "mail_volume": 0}
+    with contextlib.suppress(OSError):
+        status = os.statvfs("/var")
+        found["free_space"] = status.f_bavail * status.f_frsize
+        status = os.statvfs(next(path for path in ("/var/vmail", "/var") if Path(path).is_dir()))
+        found["mail_volume"] = status.f_blocks * status.f_frsize
+    return found
+
+
 def seals(module: AnsibleModule) -> dict[str, Any]:
     """What is as it was left."""
     found: dict[str, Any] = {}
@@ -148,6 +165,7 @@ def main() -> None:
         service_mgr="systemd" if Path("/run/systemd/system").is_dir() else Path("/proc/1/comm").read_text().strip(),
         env={"SSH_CONNECTION": connection} if connection else {},
         missing_packages=missing(module),
+        **space(),
         tree_seals={},
         directory_seals={"salt": "", "lists": {}},
     )

@@ -71,6 +71,7 @@ def compile_rows(model: Model) -> Row:
         "dkim_keys": [{"domain": name, **key} for name, domain in sorted(model.domains.items()) for key in domain.dkim_keys],
         "spam_settings": _spam_settings(model),
         "certificate_names": list(dict.fromkeys([settings["hostname"], *settings["hostnames"]])),
+        "largest_quota": _largest_quota(model),
         "settings": settings,
     }
     _assert_inert(rows)
@@ -98,6 +99,11 @@ def _mailbox(mailbox: Mailbox) -> Row:
 def _enabled(model: Model, to: Iterable[str]) -> list[str]:
     """Without mailboxes that are disabled: what a group keeps sending there would fill them up and then bounce."""
     return [address for address in to if (box := model.mailboxes.get(model.base(address))) is None or box.enabled]
+
+
+def _largest_quota(model: Model) -> Row:
+    largest = max(model.mailboxes.values(), key=lambda mailbox: (mailbox.quota, mailbox.address), default=None)
+    return {"address": largest.address, "bytes": largest.quota} if largest else {"address": "", "bytes": 0}
 
 
 def _aliases(model: Model) -> list[Row]:

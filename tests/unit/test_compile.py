@@ -441,3 +441,11 @@ def test_a_row_that_would_break_its_line_never_leaves() -> None:
     model.aliases["abuse@oak.test"].to.append("x@y.test\nroot@oak.test root")
     with pytest.raises(AssertionError, match="would not stay one entry"):
         compile_rows(model)
+
+
+def test_the_largest_quota_is_known_for_the_disk_to_be_compared_with() -> None:
+    text = "domain: oak.test\nmailboxes:\n" + "".join(
+        f"  - {{name: {name}, password_hash: HASH, quota: {quota}}}\n"
+        for name, quota in (("alice", "1G"), ("bob", "7T"), ("carol", "unlimited"))
+    )
+    assert compiled(text)["largest_quota"] == {"address": "bob@oak.test", "bytes": 7 * 2**40}
