@@ -10,9 +10,14 @@ from types import ModuleType
 
 import ansible.module_utils
 import pytest
+from hypothesis import settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 ansible.module_utils.__path__.append(str(PROJECT / "module_utils"))
+
+# A busy computer is no fault of the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from ansible.module_utils.mailwright import archive, files
 from ansible.module_utils.mailwright import directory as d
 from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.mailwright.errors import Invalid
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 HASH = "{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNo"
@@ -711,7 +711,6 @@ PLACES = st.dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(PLACES, PLACES, st.booleans())
 def test_an_address_valid_before_and_after_is_valid_after_every_step(before: dict[str, str], after: dict[str, str], suspect: bool) -> None:
     def texts(places: dict[str, str]) -> dict[str, str]:

@@ -220,7 +220,7 @@ names = st.sampled_from(["a", "b", "d/a", "d/e/b"])
 contents = st.text(max_size=20).filter(lambda text: "\r" not in text)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.dictionaries(names, contents), max_size=5))
 def test_any_sequence_of_trees_leaves_exactly_the_last_one(
     tmp_path_factory: pytest.TempPathFactory, sequence: list[dict[str, str]]
