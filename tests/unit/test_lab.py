@@ -296,3 +296,14 @@ def test_the_lab_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) ->
     assert lab.arguments(["status"]).lab == "demo"
     monkeypatch.setenv("MAILWRIGHT_LAB", "other")
     assert lab.arguments(["status"]).lab == "other"
+
+
+def test_a_lab_of_an_older_checkout_gets_the_certificates_that_are_new(tmp_path: Path) -> None:
+    certificates.make(tmp_path, ["mx.good.test"], [])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    certificates.make(tmp_path, ["mx.good.test", "mx.smart.test"], ["mx.expired.test"])
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before.items() <= after.items()
+    ca = x509.load_pem_x509_certificate(after["ca.pem"])
+    for name in ("mx.good.test", "mx.smart.test", "mx.expired.test"):
+        x509.load_pem_x509_certificate(after[f"{name}.pem"]).verify_directly_issued_by(ca)

@@ -21,31 +21,43 @@ def _pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
-def make(directory: Path, names: list[str], expired: list[str]) -> None:
-    """Write ca.pem, ca.key and for each name NAME.pem (chain without the root) and NAME.key; keep what is there."""
+def authority(directory: Path, now: datetime.datetime) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Key and certificate of the lab's CA, from ca.key and ca.pem; made where there is none."""
     if (directory / "ca.pem").exists():
-        return
-    now = datetime.datetime.now(datetime.UTC)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Mailwright lab CA")])
+        key = serialization.load_pem_private_key((directory / "ca.key").read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return key, x509.load_pem_x509_certificate((directory / "ca.pem").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Mailwright lab CA")])
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
     ca = (
-        x509.CertificateBuilder(ca_name, ca_name, ca_key.public_key(), x509.random_serial_number())
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - 90 * _DAY)
         .not_valid_after(now + 3650 * _DAY)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(ca_key, hashes.SHA256())
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
     )
+    write(directory / "ca.key", _pem(key), 0o600)
+    write(directory / "ca.pem", ca.public_bytes(serialization.Encoding.PEM))
+    return key, ca
+
+
+def make(directory: Path, names: list[str], expired: list[str]) -> None:
+    """For each name NAME.pem (chain without the root) and NAME.key, by the CA of this directory; what is there is kept."""
+    now = datetime.datetime.now(datetime.UTC)
+    ca_key, ca = authority(directory, now)
+    identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
     usage = x509.KeyUsage(True, False, False, False, False, False, False, False, False)
     for name in [*names, *expired]:
+        if (directory / f"{name}.pem").exists():
+            continue
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         ends = now - _DAY if name in expired else now + 365 * _DAY
         certificate = (
-            x509.CertificateBuilder(ca_name, subject, key.public_key(), x509.random_serial_number())
+            x509.CertificateBuilder(ca.subject, subject, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - 30 * _DAY)
             .not_valid_after(ends)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -58,8 +70,6 @@ def make(directory: Path, names: list[str], expired: list[str]) -> None:
         )
         write(directory / f"{name}.key", _pem(key), 0o600)
         write(directory / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
-    write(directory / "ca.key", _pem(ca_key), 0o600)
-    write(directory / "ca.pem", ca.public_bytes(serialization.Encoding.PEM))
 
 
 def signing_key(path: Path) -> None:
