@@ -82,7 +82,7 @@ class ActionModule(ActionBase):
                 request = {argument: rows[name] for argument, name in arguments.items()} | limits.get(module, {})
                 done = self._work(result, module, request, variables)
                 kept[module] = {"seal": seals[module], "digest": done["digest"]}
-                names = ("added", "changed_names", "removed", "rewritten", "records", "to_archive", "to_restore", "to_reload")
+                names = ("added", "changed_names", "removed", "rewritten", "zone", "to_archive", "to_restore", "to_reload")
                 result["lists"][module] = {name: done[name] for name in names if name in done}
         if result["lists"]:
             request = {"seals": {"salt": salt, "lists": kept}, "keep": options["generations_kept"], "archive_days": options["archive_days"]}

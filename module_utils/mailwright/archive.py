@@ -202,4 +202,4 @@ def end_sessions(addresses: Collection[str], anvil: Path = Path("/run/dovecot/an
         for address in open_ones:
             # Its status tells whether there was one, differently in 2.3 and 2.4.
             run(["doveadm", "kick", address], timeout=30)
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks: a session ends when its process comes to it

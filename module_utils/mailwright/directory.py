@@ -70,27 +70,6 @@ PATTERNS: Final = "postfix/virtual_alias_patterns"
 DOMAINS: Final = "postfix/virtual_domains"
 RELAY_DOMAINS: Final = "postfix/relay_domains"
 MAILBOXES: Final = "postfix/virtual_mailboxes"
-# What mail_maps owns beside the patterns.
-MAPS: Final = (
-    "blocked_clients",
-    "blocked_helos",
-    "blocked_senders",
-    "blocked_recipients",
-    "relay_recipients",
-    "recipient_access",
-    "internal_recipients",
-    "allowed_clients",
-    "allowed_helos",
-    "allowed_senders",
-    "allowed_recipients",
-    "sender_logins",
-    "tls_policies",
-    "transports",
-    "sender_transports",
-    "forward_routes",
-    "own_domains",
-    "relay_domains",
-)
 # Logins at smarthosts; only root reads it, as smtp(8) does before it gives root up.
 PASSWORDS: Final = "postfix/relay_passwords"
 # The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
@@ -121,6 +100,12 @@ ORDER: Final = (
     "postfix/own_domains",
     RELAY_DOMAINS,
     DOMAINS,
+)
+# What mail_maps owns beside the passwords and patterns: all that no other list makes.
+MAPS: Final = tuple(
+    name.removeprefix("postfix/")
+    for name in ORDER
+    if name.startswith("postfix/") and name not in (MAILBOXES, PATTERNS, ALIASES, PASSWORDS, DOMAINS)
 )
 # Which module stages what.
 OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -234,7 +219,7 @@ def reload_postfix(drain: bool) -> bool:
         raise ActivationError(f"postfix reload: {done.stderr.strip()}")
     until = time.monotonic() + DRAIN
     while old & _readers_of_patterns(master) and time.monotonic() < until:
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks: a process that is no child of ours tells nobody when it ends
     return True
 
 
@@ -278,13 +263,13 @@ def drain_queue(addresses: Collection[str], spool: Path = Path("/var/spool/postf
             subprocess.run(["/usr/sbin/postsuper", "-r", "-", "deferred"], input=names, capture_output=True, text=True, check=False)
         if not receiving and not [row for row in rows if row["queue_name"] != "hold"]:
             return
-        time.sleep(0.05)
+        time.sleep(0.05)  # between two looks: Postfix tells nobody when a message has left
 
 
 def await_dovecot(running: Path = Path("/run/dovecot/master.pid")) -> None:
     """Return when Dovecot looks at its passwd-files again: it does so once in each second of the clock."""
     if running.exists():
-        time.sleep(1.01 - time.time() % 1)
+        time.sleep(1.01 - time.time() % 1)  # the condition is the clock's next second
 
 
 def _readers_of_patterns(master: str) -> set[str]:

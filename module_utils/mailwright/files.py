@@ -146,7 +146,7 @@ def host_lock(wait: float = 10.0, path: Path = LOCK_PATH) -> Iterator[None]:
                     raise LockedError(
                         f"another Mailwright run is at work on this host (lock {path}); try again when it has ended"
                     ) from None
-                time.sleep(0.1)
+                time.sleep(0.1)  # between two tries: flock(2) can wait, but not for a limited time
         yield
     finally:
         os.close(descriptor)

@@ -283,17 +283,22 @@ def address_pattern(text: str) -> str:
     return text
 
 
-def network(text: str) -> str:
-    """A trusted network in CIDR notation. Refuses everything that would open the relay to strangers."""
-    _refuse_characters(text, "network")
+def _cidr(text: str, otherwise: Invalid) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """A network without host bits. Raises `otherwise` for what is none."""
     try:
-        parsed = ipaddress.ip_network(text, strict=True)
+        return ipaddress.ip_network(text, strict=True)
     except ValueError:
         try:
             loose = ipaddress.ip_network(text, strict=False)
         except ValueError:
-            raise Invalid("not a network in CIDR notation", "write 192.0.2.0/24 or 2001:db8::/64") from None
+            raise otherwise from None
         raise Invalid("host bits are set", f"write {loose}") from None
+
+
+def network(text: str) -> str:
+    """A trusted network in CIDR notation. Refuses everything that would open the relay to strangers."""
+    _refuse_characters(text, "network")
+    parsed = _cidr(text, Invalid("not a network in CIDR notation", "write 192.0.2.0/24 or 2001:db8::/64"))
     if parsed.prefixlen == 0:
         raise Invalid("would make an open relay: it is everybody")
     shortest = 16 if parsed.version == 4 else 32
@@ -315,14 +320,7 @@ def client(text: str) -> str:
     _refuse_characters(text, "client")
     if ":" not in text and "/" not in text and not text.replace(".", "").isdigit():
         return access_name(text)
-    try:
-        parsed = ipaddress.ip_network(text, strict=True)
-    except ValueError:
-        try:
-            loose = ipaddress.ip_network(text, strict=False)
-        except ValueError:
-            raise Invalid("neither an address nor a network", "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64") from None
-        raise Invalid("host bits are set", f"write {loose}") from None
+    parsed = _cidr(text, Invalid("neither an address nor a network", "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64"))
     if parsed.prefixlen == 0:
         raise Invalid("it is everybody")
     return str(parsed)

@@ -726,13 +726,13 @@ def prove(tree: Tree, plan: Plan) -> None:
         return
     settled = time.monotonic() + tree.settle
     if "reload" in plan.actions.values() and tree.probe:
-        time.sleep(tree.settle)
+        time.sleep(tree.settle)  # as above: nothing says that the new configuration answers
     until = time.monotonic() + tree.probe_timeout
     for probe in tree.probe:
         wait_for(functools.partial(attempt, probe, until), tree, until)
     changed = [unit for unit in tree.units if unit.name in plan.actions]
     if any(state.get("Type") in ("simple", "exec") for state in unit_states(changed).values()):
-        time.sleep(max(settled - time.monotonic(), 0))
+        time.sleep(max(settled - time.monotonic(), 0))  # as above
     wait_for(lambda: first_inactive(unit_states(tree.units)), tree, until)
 
 
@@ -745,7 +745,7 @@ def wait_for(complaint_of: Callable[[], str | None], tree: Tree, until: float) -
             raise TreeError(f"unit {', '.join(dead)} failed; {complaint}")
         if time.monotonic() + pause >= until:
             raise TreeError(f"{complaint} (tried for {tree.probe_timeout:g} s)")
-        time.sleep(pause)
+        time.sleep(pause)  # between two probes
         pause = min(pause * 2, 0.5)
 
 
