@@ -22,7 +22,9 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,6 +45,21 @@ UNITS = {
 INVENTORY = ROOT / "inventories/lab"
 
 
+@dataclass(frozen=True)
+class Run:
+    """One command on the controller."""
+
+    seconds: float
+    # Of the largest process, MB.
+    memory: float
+    output: str
+
+    def assert_unchanged(self) -> None:
+        """Of site.yml on a converged host."""
+        if not re.search(r"^mail\.oak\.test .*changed=0\b", self.output, re.MULTILINE):
+            raise SystemExit("site.yml changed something on a converged host:\n" + self.output[-3000:])
+
+
 class Bench:
     """One run of all measurements on one release."""
 
@@ -61,19 +78,25 @@ class Bench:
         argv = [*self.lab.command, "run", machine, "--", "bash", "--norc", "-euc", script]
         return subprocess.run(argv, check=True, text=True, stdout=subprocess.PIPE, env=self.lab.environment).stdout
 
-    def ansible(self, *argv: str) -> tuple[float, str]:
-        """Seconds and output of an Ansible command on the lab's inventory."""
-        start = time.monotonic()
+    def ansible(self, *argv: str, inventory: Path = INVENTORY) -> Run:
+        """An Ansible command on an inventory, the lab's own by default."""
         environment = {**self.lab.environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        program = str(Path(sys.executable).parent / argv[0])
-        done = subprocess.run([program, "-i", str(INVENTORY), *argv[1:]], text=True, capture_output=True, env=environment, check=False)
-        if done.returncode != 0:
-            raise SystemExit(done.stdout[-6000:] + done.stderr[-2000:])
-        return time.monotonic() - start, done.stdout
+        command = [str(Path(sys.executable).parent / argv[0]), "-i", str(inventory), *argv[1:]]
+        with tempfile.TemporaryFile("w+") as output:
+            start = time.monotonic()
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            seconds = time.monotonic() - start
+            output.seek(0)
+            text = output.read()
+        if process.returncode != 0:
+            raise SystemExit(text[-6000:])
+        return Run(seconds, usage.ru_maxrss / 1000, text)
 
     def first_run(self) -> None:
         """From a bare host to the first mail, beside the bare `apt-get install` of the same packages."""
-        planned = self.ansible("ansible-playbook", str(ROOT / "site.yml"), "--check", "--tags", "packages")[1]
+        planned = self.ansible("ansible-playbook", str(ROOT / "site.yml"), "--check", "--tags", "packages").output
         packages = " ".join(re.findall(r"Packages to install: ([^']+)'", planned)[0].split())
         held = (
             "printf '#!/bin/sh\\nexit 101\\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; export DEBIAN_FRONTEND=noninteractive"
@@ -94,13 +117,13 @@ class Bench:
 
     def no_change(self) -> None:
         """site.yml with nothing to change."""
-        ping = statistics.median(self.ansible("ansible", "mail", "-m", "ping")[0] for _ in range(3))
+        ping = statistics.median(self.ansible("ansible", "mail", "-m", "ping").seconds for _ in range(3))
         runs = [self.ansible("ansible-playbook", str(ROOT / "site.yml")) for _ in range(3)]
-        if any(not re.search(r"changed=0\b", output) for _, output in runs):
-            raise SystemExit("site.yml changed something on a converged host:\n" + runs[0][1][-3000:])
-        seconds = statistics.median(run[0] for run in runs)
+        for run in runs:
+            run.assert_unchanged()
+        seconds = statistics.median(run.seconds for run in runs)
         self.note("no_change", seconds, "s", seconds / ping, len(runs))
-        verbose = self.ansible("ansible-playbook", str(ROOT / "site.yml"), "-vvv")[1]
+        verbose = self.ansible("ansible-playbook", str(ROOT / "site.yml"), "-vvv").output
         tasks = re.split(r"^TASK \[", verbose, flags=re.MULTILINE)[1:]
         self.note("no_change_tasks", sum("SSH: EXEC" in task for task in tasks), "tasks")
 

@@ -13,22 +13,17 @@ Every mailbox has an alias. Hashes are given, except for passwords_….
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
 if TYPE_CHECKING:
-    from bench import Bench
+    from bench import Bench, Run
 
 ROOT = Path(__file__).resolve().parents[1]
 LAB_INVENTORY = ROOT / "inventories/lab"
@@ -58,16 +53,6 @@ LOOP_PLAYBOOK = """
 """
 
 
-@dataclass(frozen=True)
-class Run:
-    """One command on the controller."""
-
-    seconds: float
-    # Of the largest process, MB.
-    memory: float
-    output: str
-
-
 class Scale:
     """The measurements on the lab's mail host."""
 
@@ -76,22 +61,7 @@ class Scale:
         self.inventory = directory / "inventory"
 
     def run(self, *argv: str) -> Run:
-        """An Ansible command on the inventory; its memory is that of the largest process."""
-        environment = {**os.environ, **self.bench.lab.environment, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        program = str(Path(sys.executable).parent / argv[0])
-        with tempfile.TemporaryFile("w+") as output:
-            start = time.monotonic()
-            process = subprocess.Popen(
-                [program, "-i", str(self.inventory), *argv[1:]], env=environment, stdout=output, stderr=subprocess.STDOUT
-            )
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            seconds = time.monotonic() - start
-            output.seek(0)
-            text = output.read()
-        if process.returncode != 0:
-            raise SystemExit(text[-6000:])
-        return Run(seconds, usage.ru_maxrss / 1000, text)
+        return self.bench.ansible(*argv, inventory=self.inventory)
 
     def site(self, *arguments: str) -> Run:
         return self.run("ansible-playbook", str(ROOT / "site.yml"), *arguments)
@@ -152,8 +122,7 @@ class Scale:
 
     def again(self, ping: float) -> tuple[float, str, float]:
         run = self.site()
-        if not re.search(r"changed=0\b", run.output):
-            raise SystemExit("site.yml changed something on a converged host:\n" + run.output[-3000:])
+        run.assert_unchanged()
         return run.seconds, "s", run.seconds / ping
 
     def passwords(self, ping: float) -> None:

@@ -5,59 +5,25 @@ Each run is a real ansible-playbook from a copy of the lab's inventory; at the e
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, main_pid
+from conftest import main_pid
 from correspondent import MailHost
+from edits import CANARY, Site, answer, edited_lab, logs_in
 from testinfra.host import Host
-from wire import stranger, submission
+from wire import submission
 
-LAB_INVENTORY = ROOT / "inventories/lab"
-CANARY = "canary-that-nobody-prints"
 DAEMONS = ["postfix", "dovecot", "rspamd", "nginx", "redis-server", "unbound"]
-
-
-class Site:
-    """A copy of the lab's inventory, to be edited."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        shutil.copytree(LAB_INVENTORY, path)
-
-    def edit(self, file: str, old: str, new: str) -> None:
-        """Replace a text that the file has exactly once."""
-        text = (self.path / file).read_text()
-        assert text.count(old) == 1
-        (self.path / file).write_text(text.replace(old, new))
-
-    def run(self, *arguments: str, playbook: str = "site.yml") -> tuple[int, str]:
-        """Status and output of a playbook."""
-        argv = [Path(sys.executable).parent / "ansible-playbook", ROOT / playbook, "-i", self.path, *arguments]
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        return done.returncode, done.stdout
-
-    def changed(self, *arguments: str) -> int:
-        """How many tasks changed something on the mail host, in a run that succeeds."""
-        status, output = self.run(*arguments)
-        assert status == 0, output[-4000:]
-        found = re.search(r"^mail\.oak\.test +: .*changed=(\d+)", output, re.MULTILINE)
-        assert found, output
-        return int(found[1])
 
 
 @pytest.fixture(scope="module")
 def restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Afterwards the lab's own inventory is live."""
-    yield
-    Site(tmp_path_factory.mktemp("lab") / "inventory").changed()
+    with edited_lab(tmp_path_factory.mktemp("edits")):
+        yield
 
 
 @pytest.fixture
@@ -68,17 +34,6 @@ def site(tmp_path: Path, restored: None) -> Site:
 def processes(host: Host) -> dict[str, str]:
     """Daemon → its main process."""
     return {unit: main_pid(host, unit) for unit in DAEMONS}
-
-
-def logs_in(mail: MailHost, address: str, password: str) -> bool:
-    with submission(mail, 465) as session:
-        return session.login(address, password) == 235
-
-
-def answer(mail: MailHost, recipient: str) -> int:
-    """What a stranger is told at RCPT."""
-    with stranger(mail) as session:
-        return session.rcpt("friend@good.test", recipient)[-1]
 
 
 def test_check_mode_tells_that_there_is_nothing_to_change(site: Site) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from correspondent import MailHost
-from test_edits import Site, answer, logs_in
+from edits import Site, answer, edited_lab, logs_in
 from testinfra.host import Host
 
 TABLES = "/var/lib/mailwright/postfix"
@@ -55,15 +55,10 @@ def everything(host: Host) -> dict[str, Any]:
 
 
 @pytest.fixture
-def site(tmp_path: Path, restored: None) -> Site:
-    return Site(tmp_path / "inventory")
-
-
-@pytest.fixture(scope="module")
-def restored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def site(tmp_path: Path) -> Iterator[Site]:
     """Afterwards the lab's own inventory is live."""
-    yield
-    Site(tmp_path_factory.mktemp("lab") / "inventory").changed("--tags", "accounts", "-e", "directory_removals_allowed=true")
+    with edited_lab(tmp_path, "--tags", "accounts") as site:
+        yield site
 
 
 def test_hostile_names_and_passwords_stay_what_they_are(mail: MailHost, host: Host, site: Site) -> None:

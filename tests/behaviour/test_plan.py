@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from edits import Site, edited_lab
 from mailstore import deliver
-from test_edits import Site
 from testinfra.host import Host
 
 SECRET = "secret-that-no-plan-shows"
@@ -23,8 +23,8 @@ SECRET = "secret-that-no-plan-shows"
 def site(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[Site]:
     """Afterwards the lab's own inventory is live."""
     host.check_output("rm -rf /var/vmail/.archive/nofiling@oak.test")
-    yield Site(tmp_path_factory.mktemp("plan") / "inventory")
-    Site(tmp_path_factory.mktemp("lab") / "inventory").changed("-e", "directory_removals_allowed=true")
+    with edited_lab(tmp_path_factory.mktemp("plan")) as site:
+        yield site
 
 
 def plan(site: Site, *arguments: str) -> tuple[int, str]:

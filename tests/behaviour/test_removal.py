@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 from correspondent import MailHost
+from edits import Site, answer, edited_lab, logs_in
 from mailstore import deliver, imap, search
-from test_edits import Site, answer, logs_in
 from testinfra.host import Host
 from wire import stranger
 
@@ -24,8 +24,8 @@ NAMES = ["frank", "heidi", "ivan", "judy", "kim"]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, host: Host) -> Iterator[Site]:
     """Afterwards the lab's own inventory is live, and nothing of fir.test is left."""
-    yield Site(tmp_path_factory.mktemp("removal") / "inventory")
-    Site(tmp_path_factory.mktemp("lab") / "inventory").changed("--tags", "accounts", "-e", "directory_removals_allowed=true")
+    with edited_lab(tmp_path_factory.mktemp("removal"), "--tags", "accounts") as site:
+        yield site
     host.check_output(f"rm -rf {ARCHIVE}/*@fir.test")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 from correspondent import MailHost, until, world_mailbox, write
+from edits import CANARY, Site, edited_lab
 from hosts import run_on_world
-from test_edits import CANARY, Site
 from testinfra.host import Host
 
 JOERG = "joerg@xn--bcher-kva.test"
@@ -92,8 +92,8 @@ def test_only_root_reads_the_passwords_and_nobody_prints_them(host: Host) -> Non
 @pytest.fixture(scope="module")
 def edited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """An inventory to be edited; afterwards the lab's own is live again."""
-    yield Site(tmp_path_factory.mktemp("edited") / "inventory")
-    Site(tmp_path_factory.mktemp("lab") / "inventory").changed("--tags", "accounts")
+    with edited_lab(tmp_path_factory.mktemp("smarthosts"), "--tags", "accounts") as site:
+        yield site
 
 
 def make_default(site: Site, host: str, password: str) -> str:
