@@ -6,12 +6,13 @@ SHELL := bash
 RELEASE ?= trixie
 RELEASES ?= bookworm trixie
 INVENTORY ?= inventories/lab
+FORMAT ?= table
 BIN := .venv/bin
 LAB := $(BIN)/python molecule/shared/lab.py
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test lint unit scenario molecule behaviour plan bench docs down clean
+.PHONY: help setup demo test lint unit scenario molecule behaviour plan dns dns-check bench docs down clean
 
 help: ## list the jobs
 	@sed -n 's/^\([a-z%-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -54,8 +55,14 @@ behaviour: setup ## mail from outside against a converged lab host; RELEASE=… 
 plan: setup ## what a run of site.yml would change; INVENTORY=dir ARGS='--json' (exit codes: see playbooks/plan.py)
 	@$(BIN)/python playbooks/plan.py -i $(INVENTORY) $(ARGS) || [ $$? = 2 ]
 
-bench: setup ## measure; prints a table and writes build/bench.json; RELEASE=…
-	$(BIN)/python bench/bench.py --release $(RELEASE)
+dns-check: setup ## the live DNS against the inventory; INVENTORY=dir ARGS='--json' (exit codes: see playbooks/dns_check.py)
+	@$(BIN)/python playbooks/dns_check.py -i $(INVENTORY) $(ARGS)
+
+dns: setup ## every DNS record that an inventory calls for; INVENTORY=dir FORMAT=table|zone|json|octodns (files in build/dns)
+	@ANSIBLE_DISPLAY_OK_HOSTS=false $(BIN)/ansible-playbook -i $(INVENTORY) playbooks/dns.yml -e dns_format=$(FORMAT) $(ARGS)
+
+bench: setup ## measure, for half an hour; prints a table and writes build/bench.json; RELEASE=… ARGS='--only mail' (see ARGS=--help)
+	$(BIN)/python bench/bench.py --release $(RELEASE) $(ARGS)
 
 docs: setup ## write docs/reference from the schema and the argument_specs
 	$(BIN)/python docs/generate.py

@@ -60,6 +60,8 @@ class ActionModule(ActionBase):
             text = self._render(templar, source)
             if text.strip():
                 files[path] = text
+        # What a role has any number of: texts of the inventory, each a file, that no template is for.
+        files.update({str(path): str(text) for path, text in (arguments.pop("texts", None) or {}).items()})
         arguments["files"] = json.dumps(files)
         arguments["seal"] = seal(arguments, code_version(PROJECT))
         if variables.get("ansible_facts", {}).get("tree_seals", {}).get(arguments.get("name")) == arguments["seal"]:

@@ -1,6 +1,6 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Makes a host's mail data and DKIM keys those of the inventory: runs the modules whose part differs, then makes all live in one step.
+"""Makes a host's mail data and DKIM keys those of the inventory, in one round trip where the keys stay as they are.
 
 Reads the rows that `mail_preflight` registered as they are: templating them costs more than all the rest. What the host has already
 (see `host_facts`) is not sent again.
@@ -8,6 +8,7 @@ Reads the rows that `mail_preflight` registered as they are: templating them cos
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from pathlib import Path
@@ -25,17 +26,18 @@ if str(PROJECT / "module_utils") not in ansible.module_utils.__path__:
 # Needs the path above, hence E402.
 from ansible.module_utils.mailwright.seal import code_version, seal, secret_seal  # noqa: E402
 
-# The modules in the order in which they run: {argument: rows of the preflight}.
-# First those that refuse too many removals: until then nothing is written but what is staged.
-REQUESTS = {
+# {module: {its option: rows of the preflight}}
+LISTS = {
     "mail_mailboxes": {"mailboxes": "mailboxes"},
     "mail_domains": {"domains": "domains"},
     "mail_aliases": {"aliases": "aliases"},
     "mail_maps": {"maps": "maps", "patterns": "alias_patterns", "passwords": "relay_passwords"},
-    "dkim_keys": {"keys": "dkim_keys"},
 }
-# Lists that may hold what a person has thought up.
-GUESSABLE = ("mail_mailboxes", "mail_maps")
+KEYS = {"dkim_keys": {"keys": "dkim_keys"}}
+# What a person has thought up, in rows as JSON.
+PASSWORDS = {"mail_mailboxes": '"password": "', "mail_maps": '"relay_passwords": [{'}
+# What is told of each list.
+TOLD = ("added", "changed_names", "removed", "rewritten", "to_archive", "to_restore", "to_reload")
 OPTIONS: dict[str, Any] = {
     "dovecot_version": {"type": "str", "required": True},
     "generations_kept": {"type": "int", "required": True},
@@ -59,36 +61,71 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         result: dict[str, Any] = super().run(tmp, variables)
         _, options = self.validate_argument_spec(argument_spec=OPTIONS)
-        version = {"dovecot_version": options["dovecot_version"]}
         mail = variables["mail"]
         rows = {**{name: json.dumps(mail[name]) for name in ("dkim_keys", "domains")}, **mail["directory"]}
         known = variables.get("ansible_facts", {}).get("directory_seals", {"salt": "", "lists": {}})
         salt = known["salt"] or secrets.token_hex(16)
-        code = code_version(PROJECT)
-        wanted = {module: [version, *(rows[name] for name in arguments.values())] for module, arguments in REQUESTS.items()}
-        seals = {
-            module: secret_seal(request, salt, code) if module in GUESSABLE else seal(request, code) for module, request in wanted.items()
-        }
-        kept = {module: found for module, found in known["lists"].items() if found["seal"] == seals.get(module)}
+        wanted = self._seals(rows, options["dovecot_version"], salt)
+        kept = {module: found for module, found in known["lists"].items() if found["seal"] == wanted.get(module)}
         result.update(changed=False, lists={}, diff=[])
+        if kept.keys() >= wanted.keys():
+            return result
         # No part of the seals: they say nothing of what is to be live.
         share = {key: options[key] for key in ("removal_percent", "removals_allowed")}
-        limits = {
-            "mail_mailboxes": {**version, "removal_limit": options["removal_limit"], **share},
+        others = {
+            "mail_mailboxes": {"dovecot_version": options["dovecot_version"], "removal_limit": options["removal_limit"], **share},
             "mail_domains": {"removal_limit": options["domain_removal_limit"], **share},
         }
-        for module, arguments in REQUESTS.items():
-            if module not in kept:
-                request = {argument: rows[name] for argument, name in arguments.items()} | limits.get(module, {})
-                done = self._work(result, module, request, variables)
-                kept[module] = {"seal": seals[module], "digest": done["digest"]}
-                names = ("added", "changed_names", "removed", "rewritten", "zone", "to_archive", "to_restore", "to_reload")
-                result["lists"][module] = {name: done[name] for name in names if name in done}
-        if result["lists"]:
-            request = {"seals": {"salt": salt, "lists": kept}, "keep": options["generations_kept"], "archive_days": options["archive_days"]}
-            done = self._work(result, "mail_activate", request, variables)
-            result.update({name: done[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
+        # The rows are JSON already.
+        lists = {
+            module: _mapping({**{option: rows[name] for option, name in given.items()}, **_texts(others.get(module, {}))})
+            for module, given in LISTS.items()
+            if module not in kept
+        }
+        limits = {"keep": options["generations_kept"], "archive_days": options["archive_days"]}
+
+        def work(live: bool) -> None:
+            seals = json.dumps({"salt": salt, "wanted": wanted, "kept": kept})
+            done = self._work(result, "mail_directory", {"lists": _mapping(lists), "seals": seals, "live": live, **limits}, variables)
+            for module, found in done["lists"].items():
+                self._tell(result, module, found)
+                kept[module] = {"seal": wanted[module], "digest": found["digest"]}
+            lists.clear()
+            if (activation := done["activation"]) is not None:
+                result.update({name: activation[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
+                # What was staged was shown when it was.
+                if self._task.diff and activation["changed"] and not result["diff"]:
+                    result["diff"].append(activation["diff"])
+
+        if "dkim_keys" not in kept:
+            # Not before the lists that refuse too many removals: until then nothing is written but what is staged.
+            if lists:
+                work(live=False)
+            done = self._work(result, "dkim_keys", {"keys": rows["dkim_keys"]}, variables)
+            self._tell(result, "dkim_keys", done)
+            kept["dkim_keys"] = {"seal": wanted["dkim_keys"], "digest": done["digest"]}
+            # For the roles dns and dkim, later in this run.
+            result["ansible_facts"] = {"dns_seal": "", "dkim_pending": True, "dkim_prepared": done["prepared"]}
+        work(live=True)
         return result
+
+    def _seals(self, rows: dict[str, str], version: str, salt: str) -> dict[str, str]:
+        """Digests of all that is asked for, by module."""
+        code = code_version(PROJECT)
+        seals = {}
+        for module, given in {**LISTS, **KEYS}.items():
+            # A seal goes over the digests of the rows: to quote megabytes once more takes longer than to read them.
+            request = [version, *(hashlib.sha256(rows[name].encode()).hexdigest() for name in given.values())]
+            text = "".join(f'"{name}": {rows[name]}' for name in given.values())
+            guessable = module in PASSWORDS and PASSWORDS[module] in text
+            seals[module] = secret_seal(request, salt, code) if guessable else seal(request, code)
+        return seals
+
+    def _tell(self, result: dict[str, Any], module: str, done: dict[str, Any]) -> None:
+        """Add what became of one list."""
+        result["lists"][module] = {name: done[name] for name in TOLD if name in done}
+        if self._task.diff and done["changed"]:
+            result["diff"].append(done["diff"])
 
     def _work(self, result: dict[str, Any], module: str, request: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         """Run one module and add what it did to the result. Raises AnsibleActionFail with the module's message."""
@@ -96,7 +133,13 @@ class ActionModule(ActionBase):
         if done.get("failed"):
             raise AnsibleActionFail(f"{module}: {done.get('msg', 'failed')}", result={k: done[k] for k in ("exception",) if k in done})
         result["changed"] = result["changed"] or done["changed"]
-        # What was staged was shown when it was.
-        if self._task.diff and done["changed"] and not (module == "mail_activate" and result["diff"]):
-            result["diff"].append(done["diff"])
         return done
+
+
+def _texts(values: dict[str, Any]) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in values.items()}
+
+
+def _mapping(texts: dict[str, str]) -> str:
+    """JSON of a mapping from that of its values."""
+    return "{" + ", ".join(f"{json.dumps(name)}: {text}" for name, text in texts.items()) + "}"

@@ -1,7 +1,7 @@
 # Debian's packages as they come, wired together with the fewest settings that make them one chain:
 # Postfix → Rspamd (milter) → Dovecot's LMTP → Maildir of system users. The floor that `mail_rate` is compared with.
 rm -f /usr/sbin/policy-rc.d
-for user in alice bob nopop nosieve; do id $user >/dev/null 2>&1 || useradd --create-home $user; done
+for user in $(seq -f user%g 0 39); do id $user >/dev/null 2>&1 || useradd --create-home $user; done
 [ -f /etc/postfix/main.cf ] || cp /usr/share/postfix/main.cf.debian /etc/postfix/main.cf
 postconf -e 'myhostname = twin.oak.test' 'mydestination = twin.oak.test, localhost' 'inet_interfaces = all' \
   'mailbox_transport = lmtp:unix:private/dovecot-lmtp' 'smtpd_milters = inet:localhost:11332' 'alias_maps ='

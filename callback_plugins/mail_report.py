@@ -1,6 +1,6 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Writes what a run changes on each host, or in check mode would, as one JSON document; `playbooks/plan.py` reads it."""
+"""Writes what a run changes on each host, or in check mode would, and what it found, as one JSON document; `playbooks/*.py` read it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,14 @@ class CallbackModule(CallbackBase):
     def __init__(self) -> None:
         super().__init__()
         self._hosts: dict[str, Any] = {}
+        self._checks: dict[str, Any] = {}
         self._problems: list[tuple[str, str]] = []
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
         name = result.host.get_name()
-        if name != "localhost":
+        if result.task.action == "dns_check":
+            self._checks[name] = result.result["findings"]
+        elif name != "localhost":
             host = self._hosts.setdefault(name, new_host())
             add_result(host, result.task.action, result.task.get_name(), result.result)
 
@@ -68,4 +71,4 @@ class CallbackModule(CallbackBase):
         if path:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                json.dump({"hosts": self._hosts, "problems": self._problems}, file, indent=2)
+                json.dump({"hosts": self._hosts, "checks": self._checks, "problems": self._problems}, file, indent=2)

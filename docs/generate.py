@@ -17,6 +17,8 @@ PROJECT = DOCS.parent
 sys.path.insert(0, str(PROJECT / "module_utils"))
 
 # It needs the path above, hence E402.
+from mailwright.findings import KINDS  # noqa: E402
+from mailwright.overrides import PROMISES  # noqa: E402
 from mailwright.schema import DOMAIN, RFC_2142_NAMES, SHARED, SPAM_PRESETS, TYPES, Key  # noqa: E402
 
 NOTE = "<!-- Written by docs/generate.py. Change {source} instead. -->\n"
@@ -35,7 +37,15 @@ def code(value: object) -> str:
 
 def key_rows(keys: Mapping[str, Key], prefix: str = "") -> Iterator[str]:
     for name, key in keys.items():
-        kind = f"list of {key.of}" if key.of else "list of mappings" if key.type == "list" else key.type
+        kind = (
+            f"{key.type} by {key.of}"
+            if key.type == "scores"
+            else f"list of {key.of}"
+            if key.of
+            else "list of mappings"
+            if key.type == "list"
+            else key.type
+        )
         if key.choices:
             kind = ", ".join(code(choice) for choice in key.choices)
         default = "**required**" if key.required else "" if key.default is None else code(key.default)
@@ -140,9 +150,39 @@ def roles() -> str:
     return "".join(parts)
 
 
+def dns_check() -> str:
+    rows = "".join(f"| `{name}` | {kind.severity} | {cell(kind.cause)} | {cell(kind.cure)} |\n" for name, kind in KINDS.items())
+    return f"""{NOTE.format(source="module_utils/mailwright/findings.py")}
+# Findings of the DNS check
+
+How to run it, and what its exit codes mean: [operations.md](../operations.md#is-the-dns-right).
+An *error* means that mail is lost, refused or taken for spam, or soon will be; a *warning* that a protection is missing or not what
+the inventory says; a *notice* is worth knowing and changes no exit code.
+
+| finding | severity | cause | cure |
+|---|---|---|---|
+{rows}"""
+
+
+def promises() -> str:
+    rows = ""
+    for one in PROMISES:
+        keys = ", ".join(f"`{key}`" for key in one.keys)
+        rows += f"| {one.service} | {keys} | {cell(one.when)} | {cell(one.promise)} | {'refused' if one.refused else 'warning'} |\n"
+    return f"""{NOTE.format(source="module_utils/mailwright/overrides.py")}
+# Settings that break a promise
+
+What native settings are, and how they are merged: [overrides.md](../overrides.md). `port 25` is `main.cf` and the service `smtpd/pass` of
+`master.cf`, `submission` that service of `master.cf`, `postfix` all of both.
+
+| service | setting | where it is | promise | |
+|---|---|---|---|---|
+{rows}"""
+
+
 def main(arguments: list[str]) -> int:
     stale = []
-    for name, text in (("inventory", inventory()), ("roles", roles())):
+    for name, text in (("inventory", inventory()), ("roles", roles()), ("dns-check", dns_check()), ("promises", promises())):
         path = DOCS / "reference" / f"{name}.md"
         if path.exists() and path.read_text(encoding="utf-8") == text:
             continue

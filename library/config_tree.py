@@ -1,13 +1,14 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""One service's configuration, changed as one transaction; the algorithm is in module_utils/mailwright/tree.py."""
+"""One service's configuration, changed as one transaction; the algorithm is in module_utils/mailwright/transaction.py."""
 
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.tree import TreeError, parse, transact
+from ansible.module_utils.mailwright.transaction import transact
+from ansible.module_utils.mailwright.tree import TreeError, parse
 
 DOCUMENTATION = r"""
 module: config_tree
@@ -46,6 +47,11 @@ options:
     description:
       - Directories that the checks see as they would be after the swap. In check mode, checks are left out while one of
         them does not exist.
+    type: list
+    elements: path
+    default: []
+  needs:
+    description: What the checks need of others' making. In check mode, checks are left out while one of them does not exist.
     type: list
     elements: path
     default: []
@@ -121,6 +127,11 @@ options:
         type: list
         elements: str
         default: []
+      refusal:
+        description:
+          - A regular expression for lines of the unit's log. One that matches after a reload means that the unit kept its old
+            configuration or part of it, although the reload itself succeeded, so it has failed.
+        type: str
   watch:
     description: Files of others (or directories, or globs) whose new content needs the units' action.
     type: list
@@ -251,6 +262,7 @@ UNIT = {
     "action": {"type": "str", "choices": ["reload", "restart"], "default": "reload"},
     "restart_on": {"type": "list", "elements": "str", "default": []},
     "paths": {"type": "list", "elements": "str", "default": []},
+    "refusal": {"type": "str"},
 }
 WATCH = {
     "path": {"type": "str", "required": True},
@@ -269,6 +281,7 @@ ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "trees": {"type": "list", "elements": "str", "default": ["."]},
     "directories": {"type": "list", "elements": "path", "default": []},
+    "needs": {"type": "list", "elements": "path", "default": []},
     "attributes": {"type": "list", "elements": "dict", "options": ATTRIBUTE, "default": []},
     "check": {"type": "list", "elements": "list", "default": []},
     "apply": {"type": "list", "elements": "list", "default": []},

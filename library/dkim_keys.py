@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.mailwright import dkim_life, dkim_state
 from ansible.module_utils.mailwright.errors import Invalid
-from ansible.module_utils.mailwright.files import LockedError, directory_digest
+from ansible.module_utils.mailwright.files import LockedError
 from ansible.module_utils.mailwright.plan import rows_of
 
 try:
@@ -25,17 +26,37 @@ DOCUMENTATION = r"""
 module: dkim_keys
 short_description: Make and keep the DKIM private keys of a host
 description:
-  - Missing keys are made, or written as given; existing ones stay. A key of another kind under an existing selector is refused,
-    since the published record would no longer fit it.
-  - Keys of domains or selectors that are no longer in the list go to the directory C(archive) below O(path).
-  - Files are C(<domain>.<selector>.key), in a form that Rspamd reads.
+  - Missing keys are made, or written as given; existing ones stay. None of them signs by that; see M(dkim_signing).
+  - A key of another kind under a declared selector is refused, since the published record would no longer fit it.
+  - Keys that are not asked for any more are retired, and removed when no mail can be on its way that was signed with them. Their files
+    go to the directory C(archive) below O(path).
+  - Files are C(<domain>.<selector>.key), in a form that Rspamd reads, and C(state.json), which says what each key is used for.
 options:
   keys:
     description:
-      - Every key, C({domain, selector, algorithm, bits, private_key}).
+      - Every key, C({domain, selector, algorithm, bits, private_key, shared}).
       - C(algorithm) is C(rsa) or C(ed25519). C(bits) (2048 to 4096) is for C(rsa). C(private_key) is a PEM from the vault, or null.
+      - Without a C(selector) (null) it is named by date, and the key is one that can be rotated.
+      - With C(shared) all domains that ask for such a key have the same one.
     type: json
     required: true
+  rotate:
+    description: Make a successor for each key without a declared selector that signs, however old it is.
+    type: bool
+    default: false
+  rotation_age:
+    description: Make a successor for keys that have been signing for so many seconds; 0 for none.
+    type: int
+    default: 0
+  rotate_domains:
+    description: Only keys of these domains are rotated or revoked; empty for all.
+    type: list
+    elements: str
+    default: []
+  revoke:
+    description: A selector whose keys are not to be trusted any more. Their records say so from now on, and they sign no more.
+    type: str
+    default: ""
   path:
     description: Directory of the key files, mode 0750.
     type: path
@@ -50,7 +71,7 @@ options:
     default: _rspamd
 attributes:
   check_mode: {support: full, details: The records of keys that would be made are not known yet.}
-  diff_mode: {support: full, details: One line per key with its kind and the public record; never the key.}
+  diff_mode: {support: full, details: One line per key with its kind, its state and the public record; never the key.}
 author: Mailwright contributors
 """
 
@@ -58,8 +79,8 @@ EXAMPLES = r"""
 - name: Make the DKIM keys
   dkim_keys:
     keys:
-      - {domain: example.org, selector: mw-rsa, algorithm: rsa, bits: 2048, private_key: null}
-      - {domain: example.org, selector: mw-ed25519, algorithm: ed25519, bits: null, private_key: null}
+      - {domain: example.org, selector: null, algorithm: rsa, bits: 2048, private_key: null, shared: false}
+      - {domain: example.org, selector: null, algorithm: ed25519, bits: null, private_key: null, shared: false}
   no_log: "{{ mail_hide_secrets }}"
 """
 
@@ -70,17 +91,22 @@ added:
   elements: str
   returned: success
 changed_names:
-  description: Names of the records whose key was replaced by the given one.
+  description: Names of the records whose key was replaced by the given one, retired, revoked or taken into use again.
+  type: list
+  elements: str
+  returned: success
+prepared:
+  description: Names of the records of keys that are to sign and did not before, once they are published.
   type: list
   elements: str
   returned: success
 removed:
-  description: Names of the files that went to the archive.
+  description: Names of the records of keys that are gone, and of other files that went to the archive.
   type: list
   elements: str
   returned: success
 records:
-  description: The TXT record of every key there is, C({name, type, value}).
+  description: The TXT records that must be in the DNS, C({name, type, value}).
   type: list
   elements: dict
   returned: success
@@ -90,13 +116,17 @@ zone:
   elements: str
   returned: success
 digest:
-  description: SHA-256 of the files, their owners and modes; empty while there is no directory.
+  description: SHA-256 of the files, their owners and modes; empty while there are none.
   type: str
   returned: success
 """
 
 ARGUMENTS: dict[str, Any] = {
     "keys": {"type": "json", "required": True, "no_log": True},
+    "rotate": {"type": "bool", "default": False},
+    "rotation_age": {"type": "int", "default": 0},
+    "rotate_domains": {"type": "list", "elements": "str", "default": []},
+    "revoke": {"type": "str", "default": ""},
     "path": {"type": "path", "default": "/var/lib/mailwright/dkim"},
     "owner": {"type": "str", "default": "root"},
     "group": {"type": "str", "default": "_rspamd"},
@@ -109,27 +139,43 @@ def main() -> None:
     given = module.params
     # no_log keeps the rows out of the journal; masking each of their texts would blank domains in the result, which holds no secret.
     module.no_log_values.clear()
-    invocation = {"module_args": {key: given[key] for key in ("path", "owner", "group")}}
+    invocation = {"module_args": {key: given[key] for key in ARGUMENTS if key != "keys"}}
     if IMPORT_ERROR:
         if not module.check_mode:
             module.fail_json(msg=missing_required_lib("python3-cryptography"), exception=IMPORT_ERROR, invocation=invocation)
         # On a bare host in check mode the package is not there yet, and neither is any key.
-        names = sorted(f"{row.get('selector')}._domainkey.{row.get('domain')}" for row in rows_of(given["keys"], list))
+        rows = rows_of(given["keys"], list)
+        names = sorted(f"{row.get('selector') or row.get('algorithm')}._domainkey.{row.get('domain')}" for row in rows)
         diff = {"prepared": "".join(f"+ {name}\n" for name in names)}
         module.exit_json(
-            changed=bool(names), added=names, changed_names=[], removed=[], records=[], zone=[], digest="", diff=diff, invocation=invocation
+            changed=bool(names),
+            added=names,
+            changed_names=[],
+            prepared=names,
+            removed=[],
+            records=[],
+            zone=[],
+            digest="",
+            diff=diff,
+            invocation=invocation,
         )
     path = Path(given["path"])
+    rotation = dkim.Rotation(
+        given["rotation_age"] or None, given["rotate"], frozenset(given["rotate_domains"]) or None, given["revoke"] or None
+    )
     try:
-        done = dkim.apply(rows_of(given["keys"], list), path, given["owner"], given["group"], check_mode=module.check_mode)
-        digest = directory_digest(path, "*.key") if path.is_dir() else ""
+        rows = rows_of(given["keys"], list)
+        done = dkim.apply(rows, path, given["owner"], given["group"], rotation=rotation, check_mode=module.check_mode)
+        digest = dkim_state.seal_digest(path)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     diff = {"prepared": "".join(f"{line}\n" for line in done.plan.lines())}
-    zone = [dkim.zone_line(row["name"], row["value"]) for row in done.records]
-    module.exit_json(
-        changed=done.changed, **done.plan.names(), records=done.records, zone=zone, digest=digest, diff=diff, invocation=invocation
-    )
+    # Those that are still to be made have no record yet.
+    prepared = sorted(key.name for key in done.keys if key.state == "prepared" and key.name in {*done.plan.added, *done.plan.changed})
+    records = [{"name": row["name"], "type": "TXT", "value": row["value"]} for row in dkim_life.published(done.keys) if row["value"]]
+    zone = [dkim_life.zone_line(row["name"], row["value"]) for row in records]
+    told = {**done.plan.names(), "prepared": prepared, "records": records, "zone": zone}
+    module.exit_json(changed=done.changed, **told, digest=digest, diff=diff, invocation=invocation)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright import tree
+from ansible.module_utils.mailwright import dkim_state, host_dns, transaction
 from ansible.module_utils.mailwright.directory import Directory
+from ansible.module_utils.mailwright.errors import Invalid
+from ansible.module_utils.mailwright.tree import TreeError
+from ansible.module_utils.mailwright.units import UnitError
 
 DOCUMENTATION = r"""
 module: host_facts
@@ -26,7 +29,7 @@ description:
   - Writes nothing. Has to run as root.
 options:
   packages:
-    description: Names of Debian packages to look for.
+    description: Names of Debian packages to look for; C(NAME@13) only where C(VERSION_ID) is 13.
     type: list
     elements: str
     default: []
@@ -73,9 +76,21 @@ ansible_facts:
     mail_volume:
       description: Size in octets of the file system of C(/var/vmail), or of what it will be made in.
       type: int
+    port_25:
+      description: Name of the program that listens there, empty where there is none, or where no packages are missing.
+      type: str
+    memory:
+      description: Octets of memory and swap together.
+      type: int
     tree_seals:
       description: Seals by name of a M(config_tree); none while packages are missing, which change files and units.
       type: dict
+    dkim_pending:
+      description: Whether DKIM keys wait for their records, for the filter or for their end.
+      type: bool
+    dns_seal:
+      description: Seal of what M(dns_publish) published, while the keys in it are the same; empty otherwise.
+      type: str
     directory_seals:
       description: Seals and digests of the lists of M(mail_directory), by the module that stages each, and the salt for new ones.
       type: dict
@@ -102,9 +117,10 @@ def distribution() -> dict[str, str]:
     }
 
 
-def missing(module: AnsibleModule) -> list[str]:
-    """The packages that dpkg does not call installed."""
-    packages = module.params["packages"]
+def missing(module: AnsibleModule, release: str) -> list[str]:
+    """The packages of this release that dpkg does not call installed."""
+    named = (entry.partition("@") for entry in module.params["packages"])
+    packages = [name for name, _, wanted in named if wanted in ("", release)]
     # Where there is no dpkg, the play ends at its next task.
     query = shutil.which("dpkg-query")
     if not packages or not query:
@@ -142,14 +158,46 @@ def space() -> dict[str, int]:
     return found
 
 
+def listener(port: int, proc: Path = Path("/proc")) -> str:
+    """The program that listens on a TCP port, or empty; see proc(5)."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (proc / "net" / table).read_text().splitlines()[1:]:
+                fields = line.split()
+                # 0A is TCP_LISTEN.
+                if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+                    sockets.add(f"socket:[{fields[9]}]")
+    for process in proc.glob("[0-9]*") if sockets else ():
+        with contextlib.suppress(OSError):
+            if any(str(handle.readlink()) in sockets for handle in (process / "fd").iterdir()):
+                return (process / "comm").read_text().strip()
+    return "an unknown program" if sockets else ""
+
+
+def memory() -> int:
+    """Memory and swap together, 0 where it cannot be told."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+        return (found["MemTotal"] + found["SwapTotal"]) * 1024
+    return 0
+
+
 def seals(module: AnsibleModule) -> dict[str, Any]:
     """What is as it was left."""
     found: dict[str, Any] = {}
-    for name, look in (("tree_seals", tree.standing), ("directory_seals", Directory().standing)):
+    looks = {
+        "tree_seals": transaction.standing,
+        "directory_seals": Directory().standing,
+        "dkim_pending": lambda: dkim_state.is_pending(Path("/var/lib/mailwright/dkim")),
+        "dns_seal": host_dns.standing,
+    }
+    for name, look in looks.items():
         try:
             found[name] = look()
         # The tasks themselves will say what is wrong, each in its place.
-        except (OSError, ValueError, tree.TreeError, tree.UnitError) as error:
+        except (OSError, ValueError, Invalid, TreeError, UnitError) as error:
             module.warn(f"{name}: {error}")
     return found
 
@@ -164,12 +212,18 @@ def main() -> None:
     facts.update(
         service_mgr="systemd" if Path("/run/systemd/system").is_dir() else Path("/proc/1/comm").read_text().strip(),
         env={"SSH_CONNECTION": connection} if connection else {},
-        missing_packages=missing(module),
+        missing_packages=missing(module, facts["distribution_major_version"]),
         **space(),
+        memory=memory(),
+        port_25="",
         tree_seals={},
         directory_seals={"salt": "", "lists": {}},
+        dkim_pending=False,
+        dns_seal="",
     )
-    if not facts["missing_packages"]:
+    if facts["missing_packages"]:
+        facts["port_25"] = listener(25)
+    else:
         facts.update(seals(module))
     module.exit_json(changed=False, ansible_facts=facts)
 

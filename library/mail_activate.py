@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import ActivationError, Directory
-from ansible.module_utils.mailwright.errors import Invalid
+from ansible.module_utils.mailwright.directory import Directory
+from ansible.module_utils.mailwright.errors import ActivationError, Invalid
 from ansible.module_utils.mailwright.files import LockedError
 
 DOCUMENTATION = r"""
@@ -37,11 +37,6 @@ options:
     description: Directory below which everything of Mailwright lies on the host.
     type: path
     default: /var/lib/mailwright
-  seals:
-    description:
-      - From M(mail_directory), C({salt, lists}). The lists are, by module, C({seal, digest}), of what the module was asked for and of the
-        files it staged. Kept for M(host_facts) where those files are live.
-    type: dict
 attributes:
   check_mode: {support: full}
   diff_mode: {support: full, details: The lines of what was staged; secrets are masked.}
@@ -93,8 +88,6 @@ ARGUMENTS: dict[str, Any] = {
     "keep": {"type": "int", "default": 10},
     "archive_days": {"type": "int", "default": 30},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
-    # Digests of lists with passwords in them.
-    "seals": {"type": "dict", "no_log": True},
 }
 
 
@@ -102,18 +95,8 @@ def main() -> None:
     """Wire the options to the work."""
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     directory = Directory(Path(module.params["path"]))
-    # The dictionary's words are no secrets, such as the names of the lists.
-    module.no_log_values.clear()
     try:
-        seals = module.params["seals"]
-        done = directory.activate(
-            keep=module.params["keep"],
-            days=module.params["archive_days"],
-            expected={label: kept["digest"] for label, kept in seals["lists"].items()} if seals else {},
-            check_mode=module.check_mode,
-        )
-        if seals and not module.check_mode:
-            directory.keep_seals(seals["salt"], seals["lists"])
+        done = directory.activate(keep=module.params["keep"], days=module.params["archive_days"], check_mode=module.check_mode)
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**done.result(lines=module._diff), invocation={"module_args": {"path": module.params["path"]}})

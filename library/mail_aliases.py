@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Stages the aliases of a host; the work is in module_utils/mailwright/directory.py."""
+"""Stages the aliases of a host; the work is in module_utils/mailwright/staging.py."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, stage_aliases
+from ansible.module_utils.mailwright.directory import Directory
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.plan import rows_of
+from ansible.module_utils.mailwright.staging import stage
 
 DOCUMENTATION = r"""
 module: mail_aliases
 short_description: Stage the aliases of a host
 description:
   - Takes the whole list, compares it with what is live, and stages the difference. M(mail_activate) makes it live.
-  - Writes the Postfix table C(virtual_aliases), see virtual(5).
+  - Writes the Postfix table C(virtual_aliases), see virtual(5), and their names for Dovecot, C(aliases).
 options:
   aliases:
     description: Every alias, C({address, to}); C(to) is a list of addresses, an address C(@example.org) is a catch-all.
@@ -84,8 +84,7 @@ def main() -> None:
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
     try:
-        rows = rows_of(module.params["aliases"], list)
-        staged = stage_aliases(Directory(Path(module.params["path"])), rows, check_mode=module.check_mode)
+        staged = stage(Directory(Path(module.params["path"])), "mail_aliases", module.params, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

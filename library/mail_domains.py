@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Stages the mail domains of a host; the work is in module_utils/mailwright/directory.py."""
+"""Stages the mail domains of a host; the work is in module_utils/mailwright/staging.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, Limit, stage_domains
+from ansible.module_utils.mailwright.directory import Directory
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.plan import rows_of
+from ansible.module_utils.mailwright.staging import stage
 
 DOCUMENTATION = r"""
 module: mail_domains
@@ -103,10 +103,8 @@ def main() -> None:
     module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
-    limit = Limit(*(module.params[key] for key in ("removal_limit", "removal_percent", "removals_allowed")))
     try:
-        rows = rows_of(module.params["domains"], list)
-        staged = stage_domains(Directory(Path(module.params["path"])), rows, limit, check_mode=module.check_mode)
+        staged = stage(Directory(Path(module.params["path"])), "mail_domains", module.params, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import ActivationError, Directory, describe
-from ansible.module_utils.mailwright.errors import Invalid
+from ansible.module_utils.mailwright.directory import Directory, describe
+from ansible.module_utils.mailwright.errors import ActivationError, Invalid
 from ansible.module_utils.mailwright.files import LockedError
 
 DOCUMENTATION = r"""

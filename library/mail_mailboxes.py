@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Stages the mailboxes of a host; the work is in module_utils/mailwright/directory.py."""
+"""Stages the mailboxes of a host; the work is in module_utils/mailwright/staging.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, Limit, stage_mailboxes
+from ansible.module_utils.mailwright.directory import Directory
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.plan import rows_of
+from ansible.module_utils.mailwright.staging import stage
 
 DOCUMENTATION = r"""
 module: mail_mailboxes
@@ -26,9 +26,10 @@ description:
 options:
   mailboxes:
     description:
-      - Every mailbox, C({address, password, password_hash, password_update, quota_bytes, denied_protocols, enabled, junk_filing}).
+      - Every mailbox, C({address, password, password_hash, password_update, quota_bytes, denied_protocols, enabled, junk_filing, extras}).
       - C(password) or C(password_hash) is null; with C(password_update=on_create) a hash that the host has stays.
       - C(quota_bytes) 0 is unlimited. C(denied_protocols) are out of C(imap), C(pop3), C(sieve) and C(smtp) (submission).
+      - C(extras) are what few mailboxes have, texts by the names of C(EXTRAS) in module_utils/mailwright/passwd_file.py.
       - A mailbox that is not C(enabled) stays known and is refused for every protocol.
     type: json
     required: true
@@ -72,6 +73,7 @@ EXAMPLES = r"""
         denied_protocols: [pop3]
         enabled: true
         junk_filing: true
+        extras: {junk_retention: "2592000"}
   no_log: "{{ mail_hide_secrets }}"
 """
 
@@ -134,15 +136,8 @@ def main() -> None:
     module.no_log_values.clear()
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
-    limit = Limit(*(module.params[key] for key in ("removal_limit", "removal_percent", "removals_allowed")))
     try:
-        staged = stage_mailboxes(
-            Directory(Path(module.params["path"])),
-            rows_of(module.params["mailboxes"], list),
-            module.params["dovecot_version"],
-            limit,
-            check_mode=module.check_mode,
-        )
+        staged = stage(Directory(Path(module.params["path"])), "mail_mailboxes", module.params, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

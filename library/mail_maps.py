@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Stages the further lookup tables of Postfix; the work is in module_utils/mailwright/directory.py."""
+"""Stages the further lookup tables of Postfix; the work is in module_utils/mailwright/staging.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mailwright.directory import Directory, stage_maps
+from ansible.module_utils.mailwright.directory import Directory
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.plan import rows_of
+from ansible.module_utils.mailwright.staging import stage
 
 DOCUMENTATION = r"""
 module: mail_maps
@@ -107,9 +107,7 @@ def main() -> None:
     # The rows are not sent back.
     invocation = {"module_args": {"path": module.params["path"]}}
     try:
-        maps = rows_of(module.params["maps"], dict)
-        patterns, passwords = (rows_of(module.params[name], list) for name in ("patterns", "passwords"))
-        staged = stage_maps(Directory(Path(module.params["path"])), maps, patterns, passwords, check_mode=module.check_mode)
+        staged = stage(Directory(Path(module.params["path"])), "mail_maps", module.params, check_mode=module.check_mode)
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
     module.exit_json(**staged.result(lines=module._diff), invocation=invocation)

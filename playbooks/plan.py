@@ -9,38 +9,21 @@ plan.py -i INVENTORY [--json] [further arguments of ansible-playbook, such as --
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT / "module_utils"))
+from reporting import document_of
 
-# Needs the path above, hence E402.
-from mailwright.report import is_changed, render  # noqa: E402
+# isort: split
+# Found by what is imported above.
+from mailwright.report import is_changed, render
 
 
 def main(arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
         print(__doc__)
         return 0
-    with tempfile.TemporaryDirectory(prefix="mailwright-plan-") as directory:
-        file = Path(directory) / "report.json"
-        environment = {
-            **os.environ,
-            "ANSIBLE_CONFIG": str(PROJECT / "ansible.cfg"),
-            "ANSIBLE_CALLBACKS_ENABLED": "mail_report",
-            "MAILWRIGHT_REPORT": str(file),
-        }
-        command = [Path(sys.executable).parent / "ansible-playbook", PROJECT / "site.yml", "--check", "--diff"]
-        command += [argument for argument in arguments if argument != "--json"]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=False)  # noqa: S603 -- the caller's own words
-        document = json.loads(file.read_text()) if file.exists() else {"hosts": {}, "problems": []}
-    if done.returncode and not document["problems"]:
-        sys.stderr.buffer.write(done.stdout)
-        document["problems"] = [("ansible-playbook", f"exit code {done.returncode}")]
+    found = document_of("site.yml", "--check", "--diff", *(argument for argument in arguments if argument != "--json"))
+    document = {key: found[key] for key in ("hosts", "problems")}
     print(json.dumps(document, indent=2, ensure_ascii=False) if "--json" in arguments else render(document), end="")
     if document["problems"]:
         return 1

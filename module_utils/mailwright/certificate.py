@@ -2,22 +2,20 @@
 # GNU General Public License v3.0 or later (see LICENSE)
 """Private keys and certificates: read, judged, made and put live as a pair, never one without the other.
 
-A pair is live when the link `default` points to the directory that holds `privkey.pem` and `fullchain.pem`: one rename
-exchanges both. Needs python3-cryptography 38 (Debian 12) or later.
+A pair is live when the link of its certificate's name (`default`, or a mail domain) points to the directory that holds
+`privkey.pem` and `fullchain.pem`: one rename exchanges both. Needs python3-cryptography 38 (Debian 12) or later.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import hashlib
+import json
 import re
 import secrets
 import shutil
-import subprocess
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -30,6 +28,12 @@ from .files import fsync_directory, link_atomic, make_directory, remove_file, wr
 
 KEY_FILE = "privkey.pem"
 CHAIN_FILE = "fullchain.pem"
+# A change of the key of `default`, see rollover.py.
+NEXT_FILE = "next.json"
+NEXT_KEY_FILE = "next-privkey.pem"
+RETIRED_FILE = "retired.json"
+# While `default` is self-signed only until the ACME server answers.
+PROVISIONAL_FILE = "provisional"
 # The longest life that all clients accept of a certificate that was trusted by hand.
 SELF_SIGNED_DAYS = 825
 # Renewed or warned about from this time before the end.
@@ -87,10 +91,9 @@ class Pair:
     def describe(self) -> str:
         """A few lines for the diff; nothing secret."""
         issuer = "itself" if self.is_self_signed else self.leaf.issuer.rfc4514_string()
-        digest = hashlib.sha256(_spki(self.leaf)).hexdigest()
         return (
             f"names: {', '.join(self.names)}\nissuer: {issuer}\nnot after: {self.not_after:%Y-%m-%d %H:%M} UTC\n"
-            f"certificate: {self.leaf.fingerprint(hashes.SHA256()).hex()}\npublic key: {digest}\n"
+            f"certificate: {self.leaf.fingerprint(hashes.SHA256()).hex()}\npublic key: {spki_digest(self.leaf)}\n"
         )
 
 
@@ -256,226 +259,69 @@ def same(one: Pair | None, other: Pair | None) -> bool:
 def put_live(link: Path, pair: Pair) -> None:
     """Make `pair` the one that `link` leads to, in one step, and remove the pairs before. Raises OSError."""
     make_directory(link.parent, mode=0o700)
-    directory = link.parent / f"{link.name}.{secrets.token_hex(4)}"
+    # No name of a certificate has an @.
+    directory = link.parent / f"{link.name}@{secrets.token_hex(4)}"
     make_directory(directory, mode=0o700)
     write_atomic(directory / KEY_FILE, pair.key_pem, mode=0o600)
     write_atomic(directory / CHAIN_FILE, pair.chain_pem, mode=0o600)
-    if link.is_dir() and not link.is_symlink():
-        link.rename(link.parent / f"{link.name}.old")
+    before = [*link.parent.glob(f"{link.name}@*")]
+    if link.is_symlink():
+        before.append(link.resolve())
+    elif link.is_dir():
+        before.append(link.rename(link.parent / f"{link.name}@old"))
     link_atomic(link, directory.name)
-    for old in link.parent.glob(f"{link.name}.*"):
-        if old != directory and old.is_dir():
-            with contextlib.suppress(OSError):
-                shutil.rmtree(old)
+    for old in before:
+        if old not in (directory, link.parent) and old.parent == link.parent:
+            shutil.rmtree(old, ignore_errors=True)
     fsync_directory(link.parent)
 
 
-def lineage_setting(renewal: str, key: str) -> str | None:
-    """A value of certbot's renewal/NAME.conf, e.g. the `server` it came from."""
-    found = re.search(rf"^{re.escape(key)}\s*=\s*(.*?)\s*$", renewal, re.MULTILINE)
-    return found[1] if found else None
+def remove_live(link: Path) -> None:
+    """Take a pair away, the link first. Raises OSError."""
+    remove_file(link)
+    for old in link.parent.glob(f"{link.name}@*"):
+        shutil.rmtree(old)
+    fsync_directory(link.parent)
 
 
-# --- what the module tls_certificate does -----------------------------------------------------------------------------
-
-CERTBOT_TIMEOUT = 600
-CERTBOT_BUSY = "Another instance of Certbot is already running"
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is wanted; see the options of the module tls_certificate."""
-
-    source: str
-    names: Sequence[str]
-    live: Path
-    certificate: bytes = b""
-    private_key: bytes = b""
-    units: Sequence[str] = ()
-    acme_directory: str = ""
-    acme_ca_file: str = ""
-    acme_email: str = ""
-    webroot: str = ""
-    reuse_key: bool = True
-    lineage: str = "mailwright"
-    letsencrypt: Path = Path("/etc/letsencrypt")
+def live_names(path: Path) -> list[str]:
+    """The names of the certificates below `path`."""
+    return sorted(link.name for link in path.glob("*") if link.is_symlink() and (link / CHAIN_FILE).exists())
 
 
-@dataclass
-class Outcome:
-    """What was, or in check mode would be, done; `after` is None where only the ACME server can tell."""
-
-    before: Pair | None
-    after: Pair | None
-    reason: str = ""
-    changed: bool = False
-    reloaded: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+def spki_digest(holder: x509.Certificate | PrivateKey) -> str:
+    """SHA-256 of the public key in hex, as TLSA records `3 1 1` have it (RFC 6698)."""
+    return hashlib.sha256(_spki(holder)).hexdigest()
 
 
-def install(request: Request, now: dt.datetime, *, check_mode: bool = False) -> Outcome:
-    """Make sure that a usable pair is live; with the source acme a provisional one will do. Raises CertificateError, OSError."""
-    live = read_pair(request.live)
-    wanted, reason = _choose(request, live, now)
-    outcome = Outcome(live, wanted, reason, bool(reason))
-    if request.source == "provided" and expires_soon(wanted, now):
-        outcome.warnings.append(f"the provided certificate ends on {wanted.not_after:%Y-%m-%d}; replace it before that")
-    if not reason and _marker(request).exists():
-        outcome.changed, outcome.reason = True, "a run was interrupted before the services took it up"
-    if outcome.changed and not check_mode:
-        outcome.reloaded = _deploy(request, wanted)
-    elif not outcome.changed and _readable_by_others(request.live):
-        outcome.changed, outcome.reason = True, "others than root could read it"
-        if not check_mode:
-            for path in (request.live / KEY_FILE, request.live / CHAIN_FILE):
-                path.chmod(0o600)
-    return outcome
+def tlsa_digests(path: Path, now: dt.datetime | None = None) -> dict[str, list[str]]:
+    """{certificate: digests for TLSA records `3 1 1`: that of the live key, then of the next, then of one that caches may still want}.
 
-
-def _readable_by_others(live: Path) -> bool:
-    return any((live / name).stat().st_mode & 0o077 for name in (KEY_FILE, CHAIN_FILE))
-
-
-def _choose(request: Request, live: Pair | None, now: dt.datetime) -> tuple[Pair, str]:
-    """The pair to be live, and why it is another one than now (empty where it is not)."""
-    if request.source == "provided":
-        pair = load_pair(request.private_key, request.certificate)
-        faults = judge(pair, request.names, now)
-        if faults:
-            raise CertificateError("; ".join(faults))
-        return pair, "" if same(live, pair) else "another certificate is provided"
-    if request.source == "acme":
-        issued = read_pair(request.letsencrypt / "live" / request.lineage)
-        if issued and not judge(issued, (), now):
-            return issued, "" if same(live, issued) else "certbot has another one than the one in use"
-        if live and not live.is_self_signed:
-            return live, ""  # even an expired one: a self-signed one would be no better
-    if live is None:
-        return self_signed(request.names, now), "there is none"
-    if not live.is_self_signed:
-        return self_signed(request.names, now), "the one in use is not self-signed"
-    if live.names != list(request.names):
-        return self_signed(request.names, now, live.key), "the names are others"
-    if expires_soon(live, now):
-        return self_signed(request.names, now, live.key), f"it ends on {live.not_after:%Y-%m-%d}"
-    return live, ""
-
-
-def obtain(request: Request, now: dt.datetime, *, check_mode: bool = False) -> Outcome:
-    """Make sure that certbot holds a pair of the ACME server for the names, and that it is live.
-
-    No process is started while all is well. Where the server fails, an old pair that is still good stays with a warning;
-    else CertificateError is raised. Raises OSError.
+    A certificate that only holds the place of one from an ACME server has none: that will come with another key.
+    Raises OSError, CertificateError.
     """
-    live = read_pair(request.live)
-    reason = _why_obtain(request, now)
-    outcome = Outcome(live, live, reason)
-    if reason:
-        outcome.changed = True
-        if check_mode:
-            outcome.after = None
-            return outcome
-        failure = _certbot(request)
-        if failure:
-            text = f"no certificate from {request.acme_directory} for {', '.join(request.names)} ({reason}): {failure}"
-            if live is None or live.is_self_signed or judge(live, request.names, now):
-                raise CertificateError(f"{text}\nUntil then the services go on with the one they have.")
-            outcome.warnings.append(f"{text}\nThe present one is good until {live.not_after:%Y-%m-%d}.")
-            outcome.changed = False
-            return outcome
-    issued = read_pair(request.letsencrypt / "live" / request.lineage)
-    if issued is None:
-        raise CertificateError(f"certbot left no usable pair in {request.letsencrypt / 'live' / request.lineage}")
-    outcome.after = issued
-    # The deploy hook may have been faster.
-    if not same(read_pair(request.live), issued) or _marker(request).exists():
-        outcome.changed = True
-        if not check_mode:
-            outcome.reloaded = _deploy(request, issued)
-    return outcome
+    found = {name: [spki_digest(_leaf(path / name))] for name in live_names(path)}
+    if (path / PROVISIONAL_FILE).exists():
+        found.pop("default", None)
+    if "default" in found:
+        waiting, retired = _state(path / NEXT_FILE), _state(path / RETIRED_FILE)
+        if retired and dt.datetime.fromisoformat(retired["until"]) <= (now or dt.datetime.now(dt.UTC)):
+            retired = {}
+        found["default"] = list(dict.fromkeys([*found["default"], *(state["digest"] for state in (waiting, retired) if state)]))
+    return found
 
 
-def _why_obtain(request: Request, now: dt.datetime) -> str:
-    issued = read_pair(request.letsencrypt / "live" / request.lineage)
-    if issued is None:
-        return "there is none yet"
-    if set(issued.names) != set(request.names):
-        return f"the present one is for {', '.join(issued.names)}"
-    if expires_soon(issued, now):
-        return f"the present one ends on {issued.not_after:%Y-%m-%d} and was not renewed"
+def _state(file: Path) -> dict[str, str]:
     try:
-        renewal = (request.letsencrypt / "renewal" / f"{request.lineage}.conf").read_text()
-    except OSError:
-        return "certbot does not know how to renew the present one"
-    server = lineage_setting(renewal, "server")
-    return "" if server == request.acme_directory else f"the present one is from {server}"
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise CertificateError(f"{file} is damaged: {error}") from None
 
 
-def _certbot(request: Request) -> str:
-    """Run certbot; an empty string, or why it failed."""
-    command = ["certbot", "certonly", "--non-interactive", "--agree-tos", "--no-eff-email"]
-    command += ["--email", request.acme_email] if request.acme_email else ["--register-unsafely-without-email"]
-    command += ["--server", request.acme_directory, "--cert-name", request.lineage]
-    command += ["--webroot", "--webroot-path", request.webroot, "--key-type", "ecdsa", "--elliptic-curve", "secp256r1"]
-    # The decision is made: certbot is not to ask whether it is due, or whether the names may change.
-    command += ["--force-renewal", "--renew-with-new-domains"]
-    command += ["--reuse-key"] if request.reuse_key else ["--no-reuse-key"]
-    for name in request.names:
-        command += ["--domain", name]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "HOME": "/root"}
-    if request.acme_ca_file:
-        environment["REQUESTS_CA_BUNDLE"] = request.acme_ca_file
-    until = time.monotonic() + CERTBOT_TIMEOUT
-    while True:
-        try:
-            done = subprocess.run(  # noqa: S603 - an argument list, no shell
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=max(1.0, until - time.monotonic()),
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"certbot did not end within {CERTBOT_TIMEOUT} s"
-        output = done.stdout.decode(errors="replace")
-        if done.returncode == 0:
-            return ""
-        if CERTBOT_BUSY not in output or time.monotonic() > until:
-            break
-        time.sleep(2)  # another certbot holds the lock and tells nobody when it lets go
-    return _telling(output)
-
-
-def _telling(output: str) -> str:
-    """certbot's output without its standing advice."""
-    idle = ("Saving debug log", "Ask for help", "See the logfile", "Hint: The Certificate Authority failed to download")
-    lines = [line.strip() for line in output.splitlines()]
-    return "\n".join(line for line in lines if line.strip("- ") and not line.startswith(idle))[-2000:]
-
-
-def _marker(request: Request) -> Path:
-    """Exists from before a pair goes live until the services have taken it up."""
-    return request.live.parent / "reload-pending"
-
-
-def _deploy(request: Request, pair: Pair) -> list[str]:
-    """Put `pair` live where it is not, and reload those of the units that run; their names."""
-    make_directory(request.live.parent, mode=0o700)
-    write_atomic(_marker(request), b"", mode=0o600)
-    if not same(read_pair(request.live), pair):
-        put_live(request.live, pair)
-    reloaded = [unit for unit in request.units if _systemctl("is-active", "--quiet", unit).returncode == 0]
-    if reloaded:
-        done = _systemctl("reload", *reloaded)
-        if done.returncode:
-            why = done.stdout.decode(errors="replace").strip()
-            raise CertificateError(f"the certificate is in place, but {', '.join(reloaded)} did not all reload: {why}")
-    remove_file(_marker(request))
-    return reloaded
-
-
-def _systemctl(*arguments: str) -> subprocess.CompletedProcess[bytes]:
-    command = ["systemctl", *arguments]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)  # noqa: S603 - no shell
+def _leaf(directory: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate((directory / CHAIN_FILE).read_bytes())
+    except ValueError as error:
+        raise CertificateError(f"{directory / CHAIN_FILE}: {error}") from None

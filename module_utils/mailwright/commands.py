@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 TIMEOUT = 180.0
 OUTPUT_LIMIT = 3000
@@ -17,15 +17,20 @@ ENVIRONMENT = {
 }
 
 
-def run(command: Sequence[str], timeout: float = TIMEOUT) -> tuple[int, str]:
-    """The command's status (124 after `timeout` seconds, 127 where it cannot be started) and all it printed."""
+def run(
+    command: Sequence[str], timeout: float = TIMEOUT, text: str = "", environment: Mapping[str, str] | None = None, exact: bool = False
+) -> tuple[int, str]:
+    """The command's status (124 after `timeout` seconds, 127 where it cannot be started) and all it printed; it reads `text`.
+
+    `exact`: to the last byte; those that are not UTF-8 become surrogates, which `text` may have too.
+    """
     try:
         done = subprocess.run(  # noqa: S603 - a list of arguments without a shell, from the role
             command,
-            stdin=subprocess.DEVNULL,
+            input=text.encode(errors="surrogateescape"),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **(environment or {})},
             cwd="/",
             timeout=timeout,
             check=False,
@@ -35,6 +40,8 @@ def run(command: Sequence[str], timeout: float = TIMEOUT) -> tuple[int, str]:
         return 124, f"{output}(no end after {timeout:.0f} s)"
     except OSError as error:
         return 127, str(error)
+    if exact:
+        return done.returncode, done.stdout.decode(errors="surrogateescape")
     return done.returncode, done.stdout.decode(errors="replace").strip()
 
 

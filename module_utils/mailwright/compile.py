@@ -4,13 +4,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import ipaddress
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from .model import Mailbox, Model
+from .names import folder_directory
+from .records import mta_sts_policy, policy_host
 from .routes import Relayed, Smarthost, hop
+from .schema import LIST_SUBJECTS
 
 __all__ = ["compile_rows"]
 
@@ -20,6 +27,8 @@ Row = dict[str, Any]
 FORGED: Final = "REJECT 5.7.1 Mail from this domain is sent by its own users only, with authentication"
 SEND_ONLY: Final = "REJECT 5.7.1 This mailbox receives no mail"
 INTERNAL: Final = "REJECT 5.7.1 This address takes mail from its own users only"
+# No login: it has no domain.
+NOBODY: Final = "nobody"
 DISABLED: Final = "550 5.2.1 Mailbox disabled"
 
 # Below it a destination is one of forwarded mail; main.cf routes it, no DNS ever has it (RFC 6761).
@@ -30,10 +39,15 @@ UNKNOWN: Final = "550 5.1.1 No such recipient"
 LISTED: Final = "DUNNO"
 VERIFY: Final = "reject_unverified_recipient"
 
+# Mean size of the certificates of names that only the web server answers to.
+WEB_NAMES: Final = 40
+
 _KINDS: Final = ("client", "helo", "sender", "recipient")
 _VERBS: Final[Mapping[str, str]] = {"allow": "allowed", "block": "blocked"}
 # How a protocol is called in the inventory, and for Dovecot.
 _PROTOCOLS: Final[Mapping[str, str]] = {"imap": "imap", "pop3": "pop3", "sieve": "sieve", "submission": "smtp"}
+# Answers of a list that say what its zone does not: Lua patterns for 127.0.x.2 to 127.0.x.254 (RFC 5782; others are errors).
+_LISTED: Final = ("127%.0%.%d+%.[2-9]", "127%.0%.%d+%.[1-9]%d", "127%.0%.%d+%.1%d%d", "127%.0%.%d+%.2[0-4]%d", "127%.0%.%d+%.25[0-4]")
 _KEY = re.compile(r"[!-~]+", re.ASCII)
 _ANSWER = re.compile(r"[!-~]+( [!-~]+)*", re.ASCII)
 
@@ -41,11 +55,12 @@ _ANSWER = re.compile(r"[!-~]+( [!-~]+)*", re.ASCII)
 def compile_rows(model: Model) -> Row:
     """Plain JSON types. Raises AssertionError when a row could be read by a daemon as anything but itself."""
     settings = dict(model.settings)
+    extras = _extras(model)
     rows: Row = {
         "hostname": settings["hostname"],
         "domains": [{"name": name} for name in sorted(model.domains)],
         "relayed_domains": [{"name": name} for name in sorted(model.relayed)],
-        "mailboxes": [_mailbox(mailbox) for _, mailbox in sorted(model.mailboxes.items())],
+        "mailboxes": [_mailbox(mailbox, extras.get(address, {})) for address, mailbox in sorted(model.mailboxes.items())],
         "aliases": _aliases(model),
         "maps": {
             "sender_logins": _map(_sender_logins(model)),
@@ -60,8 +75,19 @@ def compile_rows(model: Model) -> Row:
             "tls_policies": _map(_tls_policies(model)),
             **{name: _map(entries) for name, entries in _access(settings["access"]).items()},
         },
+        # The nearest domain first.
+        "tls_policies_subdomains": sorted(
+            (row for row in _map(_tls_policies(model)) if row["key"].startswith(".")), key=lambda row: -row["key"].count(".")
+        ),
         "relay_passwords": _map(_relay_passwords(model.smarthosts)),
         "access": _access_by_configuration(settings.pop("access")),
+        "helo_exceptions": _helo_exceptions(settings["helo"]),
+        "filter": _filter(settings.pop("filter")),
+        "filter_web": settings.pop("filter_web"),
+        "blocklists": [_blocklist(entry) for entry in settings.pop("blocklists")],
+        "sending_limits": {
+            mailbox.address: mailbox.sending_limit for mailbox in model.mailboxes.values() if mailbox.sending_limit is not None
+        },
         "alias_patterns": [
             {"pattern": f"^(?:{pattern.pattern})@{re.escape(name)}$", "to": _enabled(model, pattern.to) or list(pattern.to)}
             for name, domain in sorted(model.domains.items())
@@ -70,15 +96,99 @@ def compile_rows(model: Model) -> Row:
         "hidden_copies": _hidden_copies(model),
         "dkim_keys": [{"domain": name, **key} for name, domain in sorted(model.domains.items()) for key in domain.dkim_keys],
         "spam_settings": _spam_settings(model),
-        "certificate_names": list(dict.fromkeys([settings["hostname"], *settings["hostnames"]])),
+        "forwarders": _forwarders(model),
+        "certificate_names": _host_names(model),
+        "certificates": (certificates := _certificates(model)),
+        "policies": _policies(model, certificates),
         "largest_quota": _largest_quota(model),
+        "deleted_to_trash": any(mailbox.deleted_to_trash for mailbox in model.mailboxes.values()),
+        "dns": _dns(model),
+        "dns_updates": model.dns_updates,
+        "public_folders": _public_folders(model),
+        "sieve_scripts": _sieve_scripts(model),
+        "legal_notes": _legal_notes(model),
+        "ldap": model.ldap,
         "settings": settings,
     }
     _assert_inert(rows)
     return rows
 
 
-def _mailbox(mailbox: Mailbox) -> Row:
+def _dns(model: Model) -> Row:
+    """What records.py makes every DNS record from."""
+    settings = model.settings
+    own = [
+        {
+            "name": name,
+            "kind": "alias" if domain.alias_of else "own",
+            "preference": 10,
+            "signed": bool(domain.dkim_keys),
+            "hosts": domain.certificate,
+            **domain.dns,
+        }
+        for name, domain in sorted(model.domains.items())
+    ]
+    # Where mail goes on to the other MX hosts of the domain, this host is the one to be tried last.
+    relayed = [
+        {"name": name, "kind": "relayed", "preference": 20 if domain.next_hop == name else 10, "signed": False}
+        for name, domain in sorted(model.relayed.items())
+    ]
+    return {
+        **{key: settings[key] for key in ("hostname", "hostnames", "addresses", "caa")},
+        "ttl": settings["dns_ttl"],
+        "services_off": model.services_off,
+        "zones": [zone for entry in model.dns_updates for zone in entry["zones"]],
+        "domains": [*own, *relayed, *({"name": name, "kind": "parked", "signed": False} for name in sorted(model.parked))],
+    }
+
+
+def _host_names(model: Model) -> list[str]:
+    return list(dict.fromkeys([model.settings["hostname"], *model.settings["hostnames"]]))
+
+
+def _certificates(model: Model) -> list[Row]:
+    """The host's own, then one for each domain that has names the host's lacks, then those of names that only the web server answers to."""
+    own = _host_names(model)
+    rows = [{"name": "default", "names": own, "mail_names": []}]
+    for name, domain in sorted(model.domains.items()):
+        mail_names = [host for host in domain.certificate if host not in own]
+        if mail_names:
+            rows.append({"name": name, "names": mail_names, "mail_names": mail_names})
+    known = {host for row in rows for host in row["names"]}
+    web_names = [policy_host(name) for name, domain in sorted(model.domains.items()) if domain.dns["mta_sts"] != "disabled"]
+    groups: dict[str, list[str]] = {}
+    web_names = [host for host in web_names if host not in known]
+    for host in web_names:
+        groups.setdefault(_web_group(model, host, len(web_names)), []).append(host)
+    return rows + [{"name": name, "names": hosts, "mail_names": []} for name, hosts in sorted(groups.items())]
+
+
+def _web_group(model: Model, host: str, total: int) -> str:
+    """Let's Encrypt has at most 100 names on a certificate and 300 certificates in 3 hours. A domain more changes one group alone."""
+    groups = 1
+    while total > groups * WEB_NAMES:
+        groups *= 2
+    # By DNS-01 a certificate's names are proved with one key.
+    zones = [entry["zones"] for entry in model.dns_updates]
+    holder = next((i for i, names in enumerate(zones) if any(host == zone or host.endswith(f".{zone}") for zone in names)), None)
+    number = int.from_bytes(hashlib.sha256(host.encode()).digest()[:4], "big") % groups
+    return f"web-{number}" if holder is None else f"web-{holder}-{number}"
+
+
+def _policies(model: Model, certificates: list[Row]) -> list[Row]:
+    """What the web server says at which names (MTA-STS), by certificate."""
+    holder = {host: row["name"] for row in reversed(certificates) for host in row["names"]}
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, domain in sorted(model.domains.items()):
+        if (mode := domain.dns["mta_sts"]) != "disabled":
+            found.setdefault((holder[policy_host(name)], mode), []).append(policy_host(name))
+    return [
+        {"certificate": certificate, "names": names, "text": mta_sts_policy(mode, [model.settings["hostname"]])}
+        for (certificate, mode), names in sorted(found.items())
+    ]
+
+
+def _mailbox(mailbox: Mailbox, extras: Mapping[str, str]) -> Row:
     denied = {
         name
         for protocol, name in _PROTOCOLS.items()
@@ -93,7 +203,126 @@ def _mailbox(mailbox: Mailbox) -> Row:
         "denied_protocols": sorted(denied),
         "enabled": mailbox.enabled,
         "junk_filing": mailbox.junk_filing,
+        "extras": dict(extras),
     }
+
+
+def _extras(model: Model) -> dict[str, dict[str, str]]:
+    """What few mailboxes have, by the names of passwd_file.py."""
+    found: dict[str, dict[str, str]] = {}
+
+    def note(address: str, name: str, value: str) -> None:
+        found.setdefault(address, {})[name] = value
+
+    for address, mailbox in model.mailboxes.items():
+        for name in ("junk_retention", "trash_retention"):
+            if value := getattr(mailbox, name):
+                note(address, name, str(value))
+        if mailbox.deleted_to_trash:
+            note(address, "deleted_to_trash", "yes")
+        if mailbox.folder is not None:
+            note(address, "folder", f"{address.rpartition('@')[2]}/{folder_directory(mailbox.folder)}")
+    for domain in model.domains.values():
+        if domain.public_folders and domain.public_quota:
+            for mailbox in domain.mailboxes:
+                note(mailbox.address, "public_quota", str(domain.public_quota))
+        # Only members of the domain itself: a folder of another domain has the same name as ours for those who look at it.
+        own = {mailbox.address for mailbox in domain.mailboxes if mailbox.folder is None}
+        groups: dict[str, list[str]] = {}
+        for group in sorted({who for folder in domain.public_folders for who in folder.access if who not in model.mailboxes}):
+            for member in model.members([group]).keys() & own:
+                groups.setdefault(member, []).append(group)
+        for member, names in groups.items():
+            note(member, "acl_groups", ",".join(names))
+    return found
+
+
+# RFC 4314. Nobody administers a public folder but the inventory.
+_RIGHTS: Final[Mapping[str, str]] = {"read": "lrs", "add": "lrsip", "write": "lrswipte"}
+
+
+def _public_folders(model: Model) -> dict[str, dict[str, str]]:
+    """Domain → directory → text of dovecot-acl."""
+    return {
+        name: {
+            folder_directory(folder.name): "".join(
+                [
+                    *([f"anyone {_RIGHTS[folder.everyone]}\n"] if folder.everyone else []),
+                    *(f"{'user' if who in model.mailboxes else 'group'}={who} {_RIGHTS[r]}\n" for who, r in sorted(folder.access.items())),
+                ]
+            )
+            for folder in domain.public_folders
+        }
+        for name, domain in sorted(model.domains.items())
+        if domain.public_folders
+    }
+
+
+def _sieve_scripts(model: Model) -> dict[str, str]:
+    """Path below /etc/dovecot/sieve → text. A script is found by the address of the mailbox or by its domain."""
+    found: dict[str, str] = {}
+    for place in ("before", "after"):
+        owners = {"host": model.settings[f"sieve_{place}"]}
+        owners |= {name: getattr(domain, f"sieve_{place}") for name, domain in model.domains.items()}
+        owners |= {address: getattr(mailbox, f"sieve_{place}") for address, mailbox in model.mailboxes.items()}
+        found |= {f"{place}/{name}.sieve": text for name, text in sorted(owners.items()) if text is not None}
+    if (quarantine := model.settings["quarantine"])["mailbox"] is not None:
+        found[f"before/{quarantine['mailbox']}.sieve"] = _quarantine_script(quarantine, model.settings["postmaster"])
+    return found
+
+
+def _legal_notes(model: Model) -> dict[str, dict[str, list[str]]]:
+    """Domain of the author → the note as lines of text and of HTML, which is ASCII and so fits into every charset."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for name, domain in sorted(model.domains.items()):
+        note = model.domains[domain.alias_of or name].legal_note
+        if note is not None:
+            wrapped = [textwrap.wrap(line, 76, break_long_words=False, break_on_hyphens=False) or [""] for line in note.split("\n")]
+            escaped = [[html.escape(part).encode("ascii", "xmlcharrefreplace").decode() for part in parts] for parts in wrapped]
+            breaks = [part for parts in escaped for part in [*parts[:-1], f"{parts[-1]}<br>"]]
+            found[name] = {
+                "text": [part for parts in wrapped for part in parts],
+                "html": ['<div style="margin-top: 1em">', *breaks, "</div>"],
+            }
+    return found
+
+
+# What somebody is told about a message in quarantine; variables of Sieve are made safe for a URI by :encodeurl.
+_QUARANTINED: Final = (
+    "A message was not delivered. It waits in the quarantine of this mail server.\r\n\r\n"
+    "From: {from}\r\nTo: {recipients}\r\nSubject: {subject}\r\nReason: {reason}\r\nId: {id}\r\n\r\n"
+    "Who expects it asks the postmaster ({postmaster}) to release it, and names the id. All others need do nothing.\r\n"
+)
+_QUARANTINED_FIELDS: Final[Mapping[str, str]] = {
+    "from": "X-Quarantine-Sender",
+    "recipients": "X-Quarantine-Recipients",
+    "subject": "Subject",
+    "reason": "X-Quarantine-Reason",
+    "id": "X-Quarantine-Id",
+}
+
+
+def _quarantine_script(quarantine: Mapping[str, Any], postmaster: str) -> str:
+    """Files what is quarantined into Junk, and tells whom it concerns."""
+    lines = ['require ["fileinto", "variables", "enotify"];', 'if header :matches "X-Quarantine-Id" "*" {']
+    for name, header in _QUARANTINED_FIELDS.items():
+        lines += [f'  set "{name}" "";', f'  if header :matches "{header}" "*" {{ set :encodeurl "{name}" "${{1}}"; }}']
+    body = "".join(
+        f"${{{part[1:-1]}}}" if part[1:-1] in _QUARANTINED_FIELDS else quote(part.replace("{postmaster}", postmaster), safe="")
+        for part in re.split(r"(\{(?!postmaster)\w+\})", _QUARANTINED)
+    )
+    told = f'notify :from "{postmaster}" :message "A message is in quarantine"'
+    if quarantine["notify"]:
+        lines.append(f'  {told} "mailto:{"%2C".join(quote(address, safe="@") for address in quarantine["notify"])}?body={body}";')
+    lines += [
+        '  if header :matches "X-Quarantine-Notify" "*" {',
+        f'    {told} "mailto:${{1}}?body={body}";',
+        "  }",
+        '  fileinto "Junk";',
+        "  stop;",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _enabled(model: Model, to: Iterable[str]) -> list[str]:
@@ -109,8 +338,9 @@ def _largest_quota(model: Model) -> Row:
 def _aliases(model: Model) -> list[Row]:
     rows = {address: _enabled(model, alias.to) or list(alias.to) for address, alias in model.aliases.items()}
     for domain in model.domains.values():
-        # Postfix looks a catch-all up before it knows about mailboxes: an entry to itself keeps each from being swallowed.
-        if domain.catch_all is not None:
+        # Postfix looks a catch-all up before it knows about mailboxes: an entry to itself keeps each from being swallowed. And nobody in
+        # a directory has an alias for a mailbox of the inventory.
+        if domain.catch_all is not None or domain.name in model.ldap_domains():
             rows.update((mailbox.address, [mailbox.address]) for mailbox in domain.mailboxes)
     for mailbox in model.mailboxes.values():
         if mailbox.forward is not None:
@@ -147,6 +377,10 @@ def _sender_logins(model: Model) -> dict[str, str]:
     for alias in model.aliases.values():
         if alias.send_as and (members := model.members(alias.to).keys() & model.mailboxes.keys()):
             logins.setdefault(alias.address, set()).update(members)
+    # What the inventory has and nobody may use is not for somebody in a directory either.
+    for address in model.aliases:
+        if address.rpartition("@")[2] in model.ldap_domains() and address[0] != "@":
+            logins.setdefault(address, {NOBODY})
     for twin, original in list(_twins(model, logins)):
         logins.setdefault(twin, set()).update(logins[original])
     return {address: ",".join(sorted(members)) for address, members in logins.items()}
@@ -242,6 +476,23 @@ def _forward_routes(model: Model, transports: Iterable[str]) -> dict[str, str]:
     return {key: f"{key}.{DETOUR}" for key in found}
 
 
+def _forwarders(model: Model) -> list[str]:
+    """Addresses whose mail goes on to other servers, all of it or a copy; `@domain` is a catch-all."""
+    here = {*model.domains, *model.relayed, model.settings["hostname"]}
+    found: set[str] = set()
+    passing = list(model.passed_on())
+    while True:
+        more = {
+            alias.address
+            for alias in passing
+            if alias.address not in found
+            and any(to.rpartition("@")[2] not in here or to in found or model.base(to) in found for to in alias.to)
+        }
+        if not more:
+            return sorted(found | {twin for twin, _ in _twins(model, found)})
+        found |= more
+
+
 def _hidden_copies(model: Model) -> Row:
     """Rules in the order of their look-up, the first one counts. `except`: the copy's own address, which has the mail already."""
 
@@ -310,6 +561,37 @@ def _access_by_configuration(entries: list[Mapping[str, Any]]) -> Row:
             {"recipients": _with_subdomains(recipient), "senders": _map(senders)} for recipient, senders in sorted(pairs.items())
         ]
     return found
+
+
+def _helo_exceptions(helo: Mapping[str, Any]) -> list[str]:
+    """Regular expressions for greetings, in any case."""
+    found = []
+    for name in helo["exceptions"]:
+        below = ".+" if name.startswith(".") else "(?:.+[.])?" if "." in name else ""
+        found.append(f"^{below}{re.escape(name)}$")
+    return found + [f"^(?:{pattern})$" for pattern in helo["exception_patterns"]]
+
+
+def _filter(entries: Iterable[Mapping[str, str]]) -> Row:
+    """By action: networks, and keys of senders and recipients (addresses, domains, .domains)."""
+    found: Row = {action: {"clients": [], "senders": [], "recipients": []} for action in ("allow", "block", "no_greylisting")}
+    for entry in entries:
+        keys = [entry["what"]] if entry["kind"] == "client" else _with_subdomains(entry["what"])
+        found[entry["action"]][f"{entry['kind']}s"] += keys
+    return found
+
+
+def _blocklist(entry: Mapping[str, Any]) -> Row:
+    """A rule of Rspamd's module rbl. Answers are Lua patterns."""
+    calls = [LIST_SUBJECTS[name] for name in entry["of"]]
+    return {
+        "zone": entry["zone"],
+        "symbol": "MAILWRIGHT_LIST_" + re.sub("[^A-Z0-9]", "_", entry["zone"].upper()),
+        "checks": [call for call in calls if ":" not in call],
+        "selectors": {name: LIST_SUBJECTS[name] for name in entry["of"] if ":" in LIST_SUBJECTS[name]},
+        "answers": [answer.replace(".", "%.") for answer in entry["answers"]] or list(_LISTED),
+        "score": entry["score"],
+    }
 
 
 def _is_network(client: str | None) -> bool:

@@ -19,295 +19,37 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import grp
 import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from . import dkim_state
 from .archive import Archive, end_sessions
-from .errors import Invalid
-from .files import TEMPORARY_PREFIX, directory_digest, fsync_directory, host_lock, make_directory, remove_file, write_atomic
-from .hashing import Credential, resolve
-from .maps import check_address, check_domain, check_key, check_targets, check_value, parse_map, parse_patterns, render_map, render_patterns
-from .passwd_file import DENIABLE, User, parse_names, parse_users, render_names, render_users
-from .plan import Plan, Row, keyed, make_plan
+from .contents import CONTENTS, compare
+from .daemons import await_dovecot, drain_queue, postmap, reload_postfix
+from .errors import ActivationError, Invalid
+from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory, remove_file, write_atomic
+from .layout import DENY, DOMAINS, ORDER, OWNERS, PASSWORDS, PATTERNS, RELAY_DOMAINS, USERS, group_id, group_of, is_database, mode_of
+from .passwd_file import parse_names
+from .plan import Plan
+from .transition import Step, domain_kinds, moves_from_mailboxes, moves_to_patterns, transition
 
-__all__ = [
-    "KEEP",
-    "MAPS",
-    "RETENTION",
-    "Activation",
-    "ActivationError",
-    "Directory",
-    "Limit",
-    "Staged",
-    "describe",
-    "stage_aliases",
-    "stage_domains",
-    "stage_mailboxes",
-    "stage_maps",
-    "transition",
-]
+__all__ = ["KEEP", "RETENTION", "Activation", "Directory", "Limit", "Staged", "describe"]
 
 ROOT: Final = Path("/var/lib/mailwright")
 # Generations kept beside the live one.
 KEEP: Final = 10
 # Days for which the archive keeps mail.
 RETENTION: Final = 30
-
-DENY: Final = {protocol: f"dovecot/deny-{protocol}" for protocol in DENIABLE}
-USERS: Final = "dovecot/users"
-ALIASES: Final = "postfix/virtual_aliases"
-PATTERNS: Final = "postfix/virtual_alias_patterns"
-DOMAINS: Final = "postfix/virtual_domains"
-RELAY_DOMAINS: Final = "postfix/relay_domains"
-MAILBOXES: Final = "postfix/virtual_mailboxes"
-# Logins at smarthosts; only root reads it, as smtp(8) does before it gives root up.
-PASSWORDS: Final = "postfix/relay_passwords"
-# The order in which entries appear: who is refused before who is accepted, users before addresses, addresses before domains.
-# Entries disappear in the opposite order.
-ORDER: Final = (
-    *DENY.values(),
-    USERS,
-    "postfix/blocked_clients",
-    "postfix/blocked_helos",
-    "postfix/blocked_senders",
-    "postfix/blocked_recipients",
-    "postfix/relay_recipients",
-    "postfix/recipient_access",
-    "postfix/internal_recipients",
-    "postfix/allowed_clients",
-    "postfix/allowed_helos",
-    "postfix/allowed_senders",
-    "postfix/allowed_recipients",
-    MAILBOXES,
-    PATTERNS,
-    ALIASES,
-    "postfix/sender_logins",
-    "postfix/tls_policies",
-    PASSWORDS,
-    "postfix/sender_transports",
-    "postfix/forward_routes",
-    "postfix/transports",
-    "postfix/own_domains",
-    RELAY_DOMAINS,
-    DOMAINS,
-)
-# What mail_maps owns beside the passwords and patterns: all that no other list makes.
-MAPS: Final = tuple(
-    name.removeprefix("postfix/")
-    for name in ORDER
-    if name.startswith("postfix/") and name not in (MAILBOXES, PATTERNS, ALIASES, PASSWORDS, DOMAINS)
-)
-# Which module stages what.
-OWNERS: Final[Mapping[str, tuple[str, ...]]] = {
-    "mail_mailboxes": (*DENY.values(), USERS, MAILBOXES),
-    "mail_aliases": (ALIASES,),
-    "mail_maps": (*(f"postfix/{name}" for name in MAPS), PASSWORDS, PATTERNS),
-    "mail_domains": (DOMAINS,),
-}
-PRESENT: Final = "OK"
 # Names on one line of a report.
 SHOWN: Final = 10
-# Seconds that sessions with the old patterns get, when an address moves to a new pattern, and messages with a recipient that was a mailbox,
-# when it becomes an alias.
-DRAIN: Final = 30.0
 
 Names = dict[str, list[str]]
-
-
-class ActivationError(Exception):
-    """A generation could not be made live; the message says what is live now."""
-
-
-def _is_database(name: str) -> bool:
-    return name.startswith("postfix/") and name != PATTERNS
-
-
-def _mode(name: str) -> int:
-    return 0o600 if name == PASSWORDS else 0o640
-
-
-def _group(name: str) -> str:
-    return name.partition("/")[0]
-
-
-def group_id(name: str) -> int:
-    """The group's number. Raises Invalid where its package is not installed."""
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise Invalid(f"there is no group {name} on this host: its package is not installed") from None
-
-
-def entries(name: str, text: str) -> dict[str, str]:
-    """Lines of a file by what they are looked up by."""
-    if name == PATTERNS:
-        return {key: f"{key} {value}\n" for key, value in parse_patterns(text).items()}
-    if _is_database(name):
-        return {key: f"{key} {value}\n" for key, value in parse_map(text).items()}
-    return {line.split(":", 1)[0]: f"{line}\n" for line in text.split("\n") if line.strip() and not line.startswith("#")}
-
-
-@dataclass(frozen=True)
-class Step:
-    """One file to write: a text that holds old and new entries, or None for the generation's own file."""
-
-    name: str
-    text: str | None = None
-
-
-def transition(current: Mapping[str, str], wanted: Mapping[str, str], suspect: Collection[str] = ()) -> list[Step]:
-    """Steps from one set of files to another, so that an address valid in both is valid after every step.
-
-    An address may move from any table to any other, so tables first grow to old and new entries, and shrink when all have grown.
-    Aliases change at once in the middle: old and new ones together could form a loop. `suspect` files are written even if equal.
-    """
-    grow: list[Step] = []
-    shrink: list[Step] = []
-    for name in ORDER:
-        old = current.get(name)
-        if old == wanted[name]:
-            if name in suspect:
-                grow.append(Step(name))
-            continue
-        if old is None:
-            grow.append(Step(name))
-            continue
-        before, after = entries(name, old), entries(name, wanted[name])
-        gone = [line for key, line in before.items() if key not in after]
-        if name == ALIASES or not gone:
-            grow.append(Step(name))
-            continue
-        if name in suspect or any(before.get(key) != line for key, line in after.items()):
-            grow.append(Step(name, wanted[name] + "".join(gone)))
-        shrink.append(Step(name))
-    return grow + shrink[::-1]
-
-
-def postmap(source: Path, configuration: Path) -> None:
-    """Rebuild the database of `source` in place: one lmdb transaction. Owner and mode become the source's (postmap(1)).
-
-    `configuration` is a directory with an empty main.cf: the tables must not depend on a configuration that is written later.
-    """
-    done = subprocess.run(  # noqa: S603 -- fixed program, path of our own
-        ["/usr/sbin/postmap", "-c", str(configuration), f"lmdb:{source}"], capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise ActivationError(f"postmap {source}: {done.stderr.strip() or f'exit code {done.returncode}'}")
-
-
-def reload_postfix(drain: bool) -> bool:
-    """Tell a running Postfix what no daemon notices by itself: a new pcre file, a new domain; true where one runs.
-
-    A daemon ends after the session it is in. With `drain`, return when those with the old patterns have ended, or after DRAIN seconds.
-    """
-    master = postfix_master()
-    if not master:
-        return False
-    old = _readers_of_patterns(master) if drain else set()
-    done = subprocess.run(["/usr/sbin/postfix", "reload"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ActivationError(f"postfix reload: {done.stderr.strip()}")
-    until = time.monotonic() + DRAIN
-    while old & _readers_of_patterns(master) and time.monotonic() < until:
-        time.sleep(0.1)  # between two looks: a process that is no child of ours tells nobody when it ends
-    return True
-
-
-def postfix_master() -> str:
-    """The process number of a running Postfix, or empty."""
-    file = Path("/var/spool/postfix/pid/master.pid")
-    if not Path("/etc/postfix/main.cf").exists() or not file.exists():
-        return ""
-    if subprocess.run(["/usr/sbin/postfix", "status"], capture_output=True, check=False).returncode:
-        return ""
-    return file.read_text().strip()
-
-
-def drain_queue(addresses: Collection[str], spool: Path = Path("/var/spool/postfix")) -> None:
-    """Return when no message under way has one of these recipients, or after DRAIN seconds.
-
-    cleanup(8) has looked for an alias when it got the recipient, long before the delivery. What is being received now may have them,
-    too: a file of the incoming queue is executable when it is complete. A deferred message looks for aliases again when it is requeued.
-    """
-    if not postfix_master():
-        return
-
-    def incomplete() -> set[str]:
-        found = set()
-        for path in (spool / "incoming").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if not path.stat().st_mode & 0o100:
-                    found.add(path.name)
-        return found
-
-    receiving = incomplete()
-    until = time.monotonic() + DRAIN
-    while time.monotonic() < until:
-        receiving &= incomplete()
-        queue = subprocess.run(["/usr/sbin/postqueue", "-j"], capture_output=True, text=True, check=False).stdout
-        rows = [json.loads(line) for line in queue.splitlines()]
-        rows = [row for row in rows if any(recipient["address"].lower() in addresses for recipient in row["recipients"])]
-        waiting = [row["queue_id"] for row in rows if row["queue_name"] == "deferred"]
-        if waiting:
-            names = "".join(f"{name}\n" for name in waiting)
-            subprocess.run(["/usr/sbin/postsuper", "-r", "-", "deferred"], input=names, capture_output=True, text=True, check=False)
-        if not receiving and not [row for row in rows if row["queue_name"] != "hold"]:
-            return
-        time.sleep(0.05)  # between two looks: Postfix tells nobody when a message has left
-
-
-def await_dovecot(running: Path = Path("/run/dovecot/master.pid")) -> None:
-    """Return when Dovecot looks at its passwd-files again: it does so once in each second of the clock."""
-    if running.exists():
-        time.sleep(1.01 - time.time() % 1)  # the condition is the clock's next second
-
-
-def _readers_of_patterns(master: str) -> set[str]:
-    """Process numbers of the daemons that hold aliases: children of master, see proc(5)."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
-            if rest.split()[1] == master and name in ("smtpd", "cleanup", "verify", "proxymap"):
-                found.add(path.parent.name)
-    return found
-
-
-def _moves_from_mailboxes(current: Mapping[str, str], wanted: Mapping[str, str]) -> set[str]:
-    """Mailboxes that become aliases, or are left to a catch-all or a pattern, or whose domain is relayed now."""
-    gone = parse_names(current.get(USERS, "")) - parse_names(wanted[USERS])
-    if not gone:
-        return set()
-    aliases, relayed = parse_map(wanted[ALIASES]), parse_map(wanted[RELAY_DOMAINS])
-    patterns = [re.compile(key[1:-1], re.IGNORECASE) for key in parse_patterns(wanted[PATTERNS])]
-    return {
-        address
-        for address in gone
-        if address in aliases
-        or address[address.index("@") :] in aliases
-        or address[address.index("@") + 1 :] in relayed
-        or any(pattern.match(address) for pattern in patterns)
-    }
-
-
-def _moves_to_patterns(current: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
-    """Whether an address that had an entry of its own will be matched by a new pattern only."""
-    old, new = (parse_patterns(texts.get(PATTERNS, "")) for texts in (current, wanted))
-    added = [re.compile(key[1:-1], re.IGNORECASE) for key in new if key not in old]
-    if not added:
-        return False
-    gone = [key for name in (ALIASES, MAILBOXES) for key in parse_map(current.get(name, "")).keys() - parse_map(wanted[name]).keys()]
-    return any(key.startswith("@") or any(pattern.match(key) for pattern in added) for key in gone)
 
 
 @dataclass
@@ -413,7 +155,7 @@ class Directory:
         archive: Archive | None = None,
         end: Callable[[Collection[str]], None] = end_sessions,
         drain: Callable[[Collection[str]], None] = drain_queue,
-        await_dovecot: Callable[[], None] = await_dovecot,
+        await_dovecot: Callable[[str], None] = await_dovecot,
     ) -> None:
         self.root = root
         self.store = root / "directory"
@@ -480,7 +222,7 @@ class Directory:
             for name in texts:
                 if name in different:
                     write_atomic(
-                        self.next / name, different[name].encode(), mode=_mode(name), uid=_root(), gid=self._group_id(_group(name))
+                        self.next / name, different[name].encode(), mode=mode_of(name), uid=_root(), gid=self._group_id(group_of(name))
                     )
                 else:
                     remove_file(self.next / name)
@@ -522,7 +264,7 @@ class Directory:
     def _live_digest(self, label: str) -> str:
         with contextlib.suppress(FileNotFoundError):
             if label == "dkim_keys":
-                return directory_digest(self.root / "dkim", "*.key")
+                return dkim_state.seal_digest(self.root / "dkim")
             return _digest({name: (self.root / name).read_text() for name in OWNERS[label]})
         return ""
 
@@ -567,7 +309,7 @@ class Directory:
             if number not in numbers:
                 raise Invalid(f"there is no generation {number} on this host", f"there are {', '.join(map(str, numbers))}")
             source = self._verified(number)
-            plans = _compare(lambda name: _text(self._generation(numbers[-1]) / name), lambda name: _text(source / name))
+            plans = compare(lambda name: _text(self._generation(numbers[-1]) / name), lambda name: _text(source / name))
             summaries: dict[str, Any] = {
                 "summary": {label: plan.names() for label, plan in plans.items() if plan},
                 "lines": [line for label, plan in plans.items() for line in plan.lines(CONTENTS[label][1])],
@@ -591,8 +333,8 @@ class Directory:
 
     def _go_live(self, summaries: Mapping[str, Any], keep: int, days: int, copy_of: int | None = None) -> Activation:
         # Left by a run that was killed while it wrote.
-        for group in ("postfix", "dovecot"):
-            for path in (self.root / group).glob(f"{TEMPORARY_PREFIX}*"):
+        for directory in (self.root / "postfix", self.root / "dovecot", self.store):
+            for path in directory.glob(f"{TEMPORARY_PREFIX}*"):
                 path.unlink()
         pending = self._pending()
         number = self._commit(summaries["summary"], copy_of)
@@ -649,7 +391,7 @@ class Directory:
         if not departed and not state["denied"]:
             return []
         # Not before it refuses a new login.
-        self._await_dovecot()
+        self._await_dovecot("")
         self._end_sessions([*departed, *state["denied"]])
         archived = [address for address in departed if self.archive.store(address, days)]
         self._write_state({**state, "departed": [], "denied": []})
@@ -674,7 +416,7 @@ class Directory:
         """What changes when somebody else touches the file or its database."""
         try:
             found = [(self.root / name).lstat()]
-            if _is_database(name):
+            if is_database(name):
                 found.append((self.root / f"{name}.lmdb").lstat())
         except FileNotFoundError:
             return None
@@ -711,7 +453,7 @@ class Directory:
             try:
                 os.link(source, target / name, follow_symlinks=False)
             except FileNotFoundError:
-                write_atomic(target / name, b"", mode=_mode(name), uid=_root(), gid=self._group_id(_group(name)))
+                write_atomic(target / name, b"", mode=mode_of(name), uid=_root(), gid=self._group_id(group_of(name)))
             digests[name] = hashlib.sha256((target / name).read_bytes()).hexdigest()
         content = {
             "generation": number,
@@ -739,9 +481,9 @@ class Directory:
         left = state.get("files", {})
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
         steps = transition(current, wanted, suspect)
-        moves = _moves_to_patterns(current, wanted)
-        moved = _moves_from_mailboxes(current, wanted)
-        before, after = _domain_kinds(current), _domain_kinds(wanted)
+        moves = moves_to_patterns(current, wanted)
+        moved = moves_from_mailboxes(current, wanted)
+        before, after = domain_kinds(current), domain_kinds(wanted)
         new_kinds = [name for name, kind in after.items() if before.get(name) != kind]
         lists = max((index for index, step in enumerate(steps) if step.name in (DOMAINS, RELAY_DOMAINS)), default=None)
         reloaded = False
@@ -750,9 +492,11 @@ class Directory:
                 # It loses entries now, and all that are to replace them are there.
                 self._drain_queue(moved)
             self._publish(step, generation)
-            if step.name == USERS and parse_names(_text(self.root / USERS)) - parse_names(current.get(USERS, "")):
-                # Postfix must not accept for whom Dovecot does not know yet.
-                self._await_dovecot()
+            if step.name == USERS:
+                added = parse_names(_text(self.root / USERS)) - parse_names(current.get(USERS, ""))
+                # Postfix must not accept for whom Dovecot does not know yet; whom a killed run has added nobody can tell.
+                if added or rebuild:
+                    self._await_dovecot("" if rebuild else min(added))
             if step.name == PATTERNS and PATTERNS in current and (rebuild or current[PATTERNS] != wanted[PATTERNS]):
                 reloaded = self._reload(moves) or reloaded
             # Daemons remember of an address what kind of domain it is in: 554 to somebody who was told so before. One that was local
@@ -780,18 +524,18 @@ class Directory:
     def _publish(self, step: Step, generation: Path) -> None:
         """One file live, by a rename, and its database after it."""
         path = self.root / step.name
-        gid = self._group_id(_group(step.name))
+        gid = self._group_id(group_of(step.name))
         try:
             before = path.stat()
         except FileNotFoundError:
             before = None
         if step.text is not None:
-            write_atomic(path, step.text.encode(), mode=_mode(step.name), uid=_root(), gid=gid)
+            write_atomic(path, step.text.encode(), mode=mode_of(step.name), uid=_root(), gid=gid)
         else:
             if not (generation / step.name).exists():
                 # From a release that did not have this file yet.
-                write_atomic(generation / step.name, b"", mode=_mode(step.name), uid=_root(), gid=gid)
-            _own(generation / step.name, gid, _mode(step.name))
+                write_atomic(generation / step.name, b"", mode=mode_of(step.name), uid=_root(), gid=gid)
+            _own(generation / step.name, gid, mode_of(step.name))
             if before is None or not path.samefile(generation / step.name):
                 temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
                 temporary.unlink(missing_ok=True)
@@ -802,9 +546,9 @@ class Directory:
         # Dovecot compares size and whole seconds. (Postfix warns of a source younger than its database.)
         if path.parent.name == "dovecot" and before and before.st_ino != after.st_ino and int(after.st_mtime) <= int(before.st_mtime):
             os.utime(path, (after.st_atime, int(before.st_mtime) + 1))
-        if _is_database(step.name):
+        if is_database(step.name):
             self._build(path, self.store / "postmap")
-            _own(path.with_name(f"{path.name}.lmdb"), gid, _mode(step.name))
+            _own(path.with_name(f"{path.name}.lmdb"), gid, mode_of(step.name))
 
     def _restore(self, former: int | None, failed: int, ever: Collection[str], days: int) -> str:
         """Back to the former generation; says what is live now."""
@@ -857,199 +601,8 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _differs(path: Path, text: str) -> bool:
-    """Whether the file is there and says something else."""
-    return path.exists() and not _has(path, text)
-
-
 def _has(path: Path, text: str) -> bool:
     try:
         return path.read_text() == text
     except FileNotFoundError:
         return False
-
-
-# -- files → rows, by the module that writes them
-
-Read = Callable[[str], str]
-
-
-def _domain_kinds(texts: Mapping[str, str]) -> dict[str, str]:
-    """Every domain and the list it is in; the local one counts."""
-    return {name: kind for kind in (RELAY_DOMAINS, DOMAINS) for name in parse_map(texts.get(kind, ""))}
-
-
-def _domain_rows(read: Read) -> Mapping[str, Row]:
-    return {name: {} for name in parse_map(read(DOMAINS))}
-
-
-def _alias_rows(read: Read) -> Mapping[str, Row]:
-    return _rows("to", parse_map(read(ALIASES)))
-
-
-def _map_rows(read: Read) -> Mapping[str, Row]:
-    rows = {f"{name} {key}": {"value": value} for name in MAPS for key, value in parse_map(read(f"postfix/{name}")).items()}
-    # The field's name says whether its value is shown.
-    rows.update({f"relay_passwords {key}": {"password": value} for key, value in parse_map(read(PASSWORDS)).items()})
-    return {**rows, **{f"alias_patterns {key}": {"value": value} for key, value in parse_patterns(read(PATTERNS)).items()}}
-
-
-def _mailbox_rows(read: Read) -> Mapping[str, Row]:
-    denied = {protocol: parse_names(read(name)) for protocol, name in DENY.items()}
-    users = parse_users(read(USERS))
-    return {address: _shown(user, {p for p in DENIABLE if address in denied[p]}) for address, user in users.items()}
-
-
-# label → its rows, and which of their fields are secret
-CONTENTS: Final[Mapping[str, tuple[Callable[[Read], Mapping[str, Row]], tuple[str, ...]]]] = {
-    "mail_domains": (_domain_rows, ()),
-    "mail_mailboxes": (_mailbox_rows, ("password",)),
-    "mail_aliases": (_alias_rows, ()),
-    "mail_maps": (_map_rows, ("password",)),
-}
-
-
-def _compare(current: Read, desired: Read) -> dict[str, Plan]:
-    return {label: make_plan(rows(current), rows(desired)) for label, (rows, _) in CONTENTS.items()}
-
-
-# -- rows of the inventory → files
-
-
-def stage_domains(directory: Directory, rows: Iterable[Any], limit: Limit | None = None, *, check_mode: bool = False) -> Staged:
-    """`[{name}]` → virtual_domains. Raises Invalid, LockedError, OSError, as the others below do."""
-    desired = keyed("domains", rows, "name", ("name",), lambda row: check_domain(row["name"]))
-    plan = make_plan(_domain_rows(directory.read), {name: {} for name in desired})
-    if limit:
-        limit.check("domains", plan)
-    staged = directory.stage("mail_domains", {DOMAINS: render_map(dict.fromkeys(desired, PRESENT))}, plan, check_mode=check_mode)
-    staged.consequences["to_reload"] = ["postfix"] if plan.added and (directory.root / DOMAINS).exists() else []
-    return staged
-
-
-def stage_aliases(directory: Directory, rows: Iterable[Any], *, check_mode: bool = False) -> Staged:
-    """`[{address, to}]` → virtual_aliases; `@example.org` is a catch-all (virtual(5))."""
-
-    def read(row: dict[str, Any]) -> str:
-        address = row["address"]
-        if address.startswith("@"):
-            check_domain(address[1:])
-        else:
-            check_address(address)
-        return check_targets(row["to"])
-
-    desired = keyed("aliases", rows, "address", ("address", "to"), read)
-    plan = make_plan(_alias_rows(directory.read), _rows("to", desired))
-    return directory.stage("mail_aliases", {ALIASES: render_map(desired)}, plan, check_mode=check_mode)
-
-
-def stage_maps(
-    directory: Directory, maps: Mapping[str, Any], patterns: Iterable[Any], passwords: Iterable[Any] = (), *, check_mode: bool = False
-) -> Staged:
-    """`{name: [{key, value}]}` → the tables of MAPS, `[{pattern, to}]` → virtual_alias_patterns, `[{key, value}]` → relay_passwords.
-
-    A table not given is empty.
-    """
-    if unknown := sorted(set(maps) - set(MAPS)):
-        raise Invalid(f"maps: {', '.join(unknown)}: known are {', '.join(MAPS)}")
-    texts = {}
-    tables = [*((f"maps.{name}", f"postfix/{name}", maps.get(name) or []) for name in MAPS), ("passwords", PASSWORDS, passwords)]
-    for what, name, rows in tables:
-        texts[name] = render_map(keyed(what, rows, "key", ("key", "value"), _secret_entry if name == PASSWORDS else _entry))
-    pairs = keyed("alias_patterns", patterns, "pattern", ("pattern", "to"), lambda row: (row["pattern"], check_targets(row["to"])))
-    texts[PATTERNS] = render_patterns(list(pairs.values()))
-    plan = make_plan(_map_rows(directory.read), _map_rows(texts.__getitem__))
-    staged = directory.stage("mail_maps", texts, plan, ("password",), check_mode=check_mode)
-    new_domains = parse_map(texts[RELAY_DOMAINS]).keys() - parse_map(directory.read(RELAY_DOMAINS)).keys()
-    reload = _differs(directory.root / PATTERNS, texts[PATTERNS]) or (new_domains and (directory.root / RELAY_DOMAINS).exists())
-    staged.consequences["to_reload"] = ["postfix"] if reload else []
-    return staged
-
-
-def _entry(row: dict[str, Any]) -> str:
-    check_key(row["key"])
-    return check_value(row["value"])
-
-
-def _secret_entry(row: dict[str, Any]) -> str:
-    check_key(row["key"])
-    try:
-        return check_value(row["value"])
-    except Invalid:
-        raise Invalid("value: cannot be a value of a lookup table") from None
-
-
-def stage_mailboxes(
-    directory: Directory, rows: Iterable[Any], version: str, limit: Limit | None = None, *, check_mode: bool = False
-) -> Staged:
-    """Rows of docs/architecture.md → users, deny files, virtual_mailboxes. Disabled mailboxes stay known, refused for every protocol."""
-    desired = keyed("mailboxes", rows, "address", _MAILBOX, _mailbox)
-    current = parse_users(directory.read(USERS))
-    hashes = resolve(
-        {address: wanted.credential for address, wanted in desired.items()},
-        {address: user.password for address, user in current.items()},
-        check_mode=check_mode,
-    )
-    users = {address: User(hashes[address], wanted.quota, wanted.junk_filing) for address, wanted in desired.items()}
-    texts = {
-        USERS: render_users(users, version),
-        MAILBOXES: render_map(dict.fromkeys(users, PRESENT)),
-        **{DENY[p]: render_names(address for address, wanted in desired.items() if p in wanted.denied) for p in DENIABLE},
-    }
-    plan = make_plan(
-        _mailbox_rows(directory.read),
-        {address: _shown(user, desired[address].denied) for address, user in users.items()},
-    )
-    if limit:
-        limit.check("mailboxes", plan)
-    staged = directory.stage("mail_mailboxes", texts, plan, ("password",), check_mode=check_mode)
-    staged.consequences["to_archive"] = [address for address in plan.removed if directory.archive.has_mail(address)]
-    staged.consequences["to_restore"] = sorted(directory.archive.addresses() & users.keys())
-    return staged
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    credential: Credential
-    quota: int
-    junk_filing: bool
-    denied: frozenset[str]
-
-
-_MAILBOX: Final = ("address", "password", "password_hash", "password_update", "quota_bytes", "denied_protocols", "enabled", "junk_filing")
-
-
-def _mailbox(row: dict[str, Any]) -> _Wanted:
-    check_address(row["address"])
-    for key in ("password", "password_hash"):
-        if row[key] is not None and (not isinstance(row[key], str) or not row[key]):
-            raise Invalid(f"{key}: a text or null is expected")
-    if row["password_update"] not in ("always", "on_create"):
-        raise Invalid("password_update: always or on_create is expected")
-    if type(row["quota_bytes"]) is not int or row["quota_bytes"] < 0:
-        raise Invalid("quota_bytes: a number of bytes is expected, 0 for no limit")
-    for key in ("enabled", "junk_filing"):
-        if type(row[key]) is not bool:
-            raise Invalid(f"{key}: true or false is expected")
-    denied = row["denied_protocols"]
-    if not isinstance(denied, list) or not set(denied) <= set(DENIABLE):
-        raise Invalid(f"denied_protocols: a list out of {', '.join(DENIABLE)} is expected")
-    return _Wanted(
-        credential=Credential(row["password"], row["password_hash"], row["password_update"]),
-        quota=row["quota_bytes"],
-        junk_filing=row["junk_filing"],
-        denied=frozenset(denied if row["enabled"] else DENIABLE),
-    )
-
-
-def _shown(user: User, denied: Collection[str]) -> dict[str, str]:
-    return {
-        "password": user.password,
-        "quota": f"{user.quota} bytes" if user.quota else "unlimited",
-        "denied": " ".join(sorted(denied)),
-        "junk_filing": "yes" if user.junk_filing else "no",
-    }
-
-
-def _rows(field_name: str, values: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    return {name: {field_name: value} for name, value in values.items()}

@@ -4,7 +4,7 @@
 
 `<domain>.<selector>.key` holds an RSA key as PEM (PKCS#8 where we made it), or an Ed25519 key in the form that Rspamd reads on both
 releases: base64 of seed and public key, 64 octets, as `rspamadm dkim_keygen -t ed25519` writes it. See RFC 6376, RFC 8463.
-`index.json` remembers what is public of each text, by its SHA-256: to read a thousand RSA keys takes a minute.
+A key that domains share is in `shared.<selector>.key`. When each key signs is dkim_life.py's.
 """
 
 from __future__ import annotations
@@ -14,69 +14,74 @@ import binascii
 import datetime as dt
 import grp
 import hashlib
-import json
 import multiprocessing
 import os
 import pwd
 import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 
+from . import dkim_life, dkim_state
+from .dkim_life import Want
+from .dkim_state import State
 from .errors import Invalid, show
 from .files import TEMPORARY_PREFIX, fsync_directory, host_lock, make_directory, write_atomic
 from .maps import check_domain
-from .plan import Plan, keyed, make_plan
+from .plan import Plan, make_plan
 
-__all__ = ["Key", "Wanted", "apply", "generate", "load", "record", "record_name", "store_text", "zone_line"]
+__all__ = ["Done", "Rotation", "apply", "generate", "load", "published", "record", "store_text"]
 
 PrivateKey = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 _SELECTOR: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # RFC 8301: verifiers must know 1024 to 4096 bits; below 2048 is too weak to sign with.
 _BITS: Final = range(2048, 4097)
 ARCHIVE: Final = "archive"
+# Of earlier versions.
 INDEX: Final = "index.json"
 # Keys that are made without other processes.
 FEW: Final = 4
-
-
-class Public(NamedTuple):
-    """What of a key everybody may know: such as `rsa 2048`, and the value of its TXT record."""
-
-    kind: str
-    record: str
+_FIELDS: Final = {"domain", "selector", "algorithm", "bits", "private_key", "shared"}
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One key of the inventory; `given` is the key from the vault."""
+class Rotation:
+    """Which keys get a successor. `age` in s since a key began to sign; `now` does not wait for it. `domains`: only these."""
 
-    domain: str
-    selector: str
-    algorithm: str
-    bits: int | None
-    given: PrivateKey | None
-    given_text: str | None
+    age: int | None = None
+    now: bool = False
+    domains: frozenset[str] | None = None
+    # A selector not to be trusted any more.
+    revoke: str | None = None
 
-    @property
-    def file(self) -> str:
-        return f"{self.domain}.{self.selector}.key"
+    def is_due(self, key: dkim_life.Key, now: int) -> bool:
+        """Whether it is time for the successor of a key that signs."""
+        if self.domains is not None and key.domain not in self.domains:
+            return False
+        return self.now or (self.age is not None and now - key.since >= self.age)
 
 
 @dataclass(frozen=True)
-class Key:
-    """What apply found or did: the plan by record name, and the records of all keys that exist."""
+class Done:
+    """What apply found or did: the plan by record name, and the keys there are now."""
 
     plan: Plan
-    records: list[dict[str, str]]
+    keys: list[dkim_life.Key]
     changed: bool
+
+
+def published(path: Path) -> list[dict[str, str]]:
+    """The records that must be in the DNS now: `{name, value, domain, selector, state}`. Raises Invalid, OSError."""
+    state = dkim_state.read(path)
+    return dkim_life.published(state.keys) if state is not None else []
 
 
 def load(text: str) -> PrivateKey:
@@ -105,18 +110,18 @@ def generate(algorithm: str, bits: int | None) -> PrivateKey:
     return rsa.generate_private_key(65537, bits or 2048)
 
 
-def generate_all(wanted: Mapping[str, tuple[str, int | None]]) -> dict[str, PrivateKey]:
-    """A fresh key for each name: an RSA key takes a tenth of a second and more, so many are made on all cores at once."""
+def generate_all(wanted: Mapping[str, tuple[str, int | None]]) -> dict[str, tuple[str, str, str]]:
+    """(text, kind, record) of a fresh key for each name: an RSA key takes a tenth of a second and more, so many are made on all cores."""
     if len(wanted) <= FEW:
-        return {name: generate(*kind) for name, kind in wanted.items()}
+        return {name: _generate(kind) for name, kind in wanted.items()}
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
-        texts = pool.map(_generate_text, wanted.values(), chunksize=4)
-        return {name: load(text) for name, text in zip(wanted, texts, strict=True)}
+        return dict(zip(wanted, pool.map(_generate, wanted.values(), chunksize=4), strict=True))
 
 
-def _generate_text(kind: tuple[str, int | None]) -> str:
+def _generate(kind: tuple[str, int | None]) -> tuple[str, str, str]:
     # Keys themselves do not pass between processes.
-    return store_text(generate(*kind))
+    key = generate(*kind)
+    return store_text(key), *public_of(key)
 
 
 def store_text(key: PrivateKey) -> str:
@@ -138,155 +143,201 @@ def record(key: PrivateKey) -> str:
     return f"v=DKIM1; k=ed25519; p={base64.b64encode(public).decode()}"
 
 
-def zone_line(name: str, value: str) -> str:
-    """The record as a line of a zone file (RFC 1035, 5.1); a character string has at most 255 octets, and verifiers join them.
-
-    In parentheses, so that it may be wrapped on its way there.
-    """
-    strings = " ".join(f'"{value[start : start + 255]}"' for start in range(0, len(value), 255))
-    return f"{name}. IN TXT ( {strings} )"
-
-
-def record_name(wanted: Wanted) -> str:
-    """Where the record belongs."""
-    return f"{wanted.selector}._domainkey.{wanted.domain}"
-
-
 def _kind(key: PrivateKey) -> str:
     return f"rsa {key.key_size}" if isinstance(key, rsa.RSAPrivateKey) else "ed25519"
 
 
-def _read(row: dict[str, Any]) -> Wanted:
+def public_of(key: PrivateKey) -> tuple[str, str]:
+    """What of a key everybody may know: such as `rsa 2048`, and the value of its TXT record."""
+    return _kind(key), record(key)
+
+
+def _want(row: object) -> tuple[Want, str | None]:
+    """A row of the inventory, and the text of its file where the key is given."""
+    if not isinstance(row, Mapping) or set(row) != _FIELDS:
+        raise Invalid(f"a mapping of {', '.join(sorted(_FIELDS))} is expected")
     domain, selector, algorithm, bits, text = (row[key] for key in ("domain", "selector", "algorithm", "bits", "private_key"))
     check_domain(domain)
-    if not isinstance(selector, str) or not _SELECTOR.fullmatch(selector):
+    if selector is not None and (not isinstance(selector, str) or not _SELECTOR.fullmatch(selector)):
         raise Invalid(f"{show(selector)} is not a selector")
     if algorithm not in ("rsa", "ed25519"):
         raise Invalid("algorithm: rsa or ed25519 is expected")
     if text is None and algorithm == "rsa" and (type(bits) is not int or bits not in _BITS):
         raise Invalid(f"bits: {_BITS[0]} to {_BITS[-1]} are possible")
-    given = None
-    if text is not None:
-        if not isinstance(text, str):
-            raise Invalid("private_key: a text is expected")
-        given = load(text)
-        if isinstance(given, rsa.RSAPrivateKey) != (algorithm == "rsa"):
-            raise Invalid(f"private_key: {_kind(given)}, but the algorithm is {algorithm}")
-        if isinstance(given, rsa.RSAPrivateKey) and given.key_size not in _BITS:
-            raise Invalid(f"private_key: {given.key_size} bits; {_BITS[0]} to {_BITS[-1]} are possible")
+    if type(row["shared"]) is not bool:
+        raise Invalid("shared: true or false is expected")
+    want = Want(domain, selector, algorithm, bits if algorithm == "rsa" else None, row["shared"])
+    if text is None:
+        return want, None
+    if not isinstance(text, str):
+        raise Invalid("private_key: a text is expected")
+    if selector is None:
+        raise Invalid("private_key: the selector of a given key has to be given too")
+    given = load(text)
+    if isinstance(given, rsa.RSAPrivateKey) != (algorithm == "rsa"):
+        raise Invalid(f"private_key: {_kind(given)}, but the algorithm is {algorithm}")
+    if isinstance(given, rsa.RSAPrivateKey) and given.key_size not in _BITS:
+        raise Invalid(f"private_key: {given.key_size} bits; {_BITS[0]} to {_BITS[-1]} are possible")
     # An RSA key from the vault stays as it was written, an Ed25519 key gets Rspamd's form.
-    given_text = None if given is None else f"{text.strip()}\n" if algorithm == "rsa" else store_text(given)
-    return Wanted(domain, selector, algorithm, bits if algorithm == "rsa" else None, given, given_text)
+    return replace(want, given=record(given)), f"{text.strip()}\n" if algorithm == "rsa" else store_text(given)
 
 
-def _rows(rows: Iterable[Any]) -> dict[str, Wanted]:
-    """Rows by record name. Raises Invalid with all that is wrong, and both indexes of duplicates."""
-    fields = ("domain", "selector", "algorithm", "bits", "private_key")
-    named = [
-        {**row, "name": f"{row.get('selector')}._domainkey.{row.get('domain')}"} if isinstance(row, dict) and "name" not in row else row
-        for row in rows
-    ]
-    return keyed("keys", named, "name", (*fields, "name"), _read)
-
-
-def public_of(key: PrivateKey) -> Public:
-    """What of a key everybody may know."""
-    return Public(_kind(key), record(key))
-
-
-def _fits(wanted: Wanted, key: Public) -> bool:
-    return key.kind.split()[0] == wanted.algorithm and (wanted.bits is None or wanted.given is not None or key.kind == f"rsa {wanted.bits}")
-
-
-def _read_index(path: Path) -> dict[str, Public]:
-    """{SHA-256 of a key's text: what is public of it}; empty where it cannot be read."""
-    try:
-        return {digest: Public(*known) for digest, known in json.loads((path / INDEX).read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+def _wants(rows: Iterable[object]) -> tuple[list[Want], dict[str, str]]:
+    """The rows, and {file: text} of given keys. Raises Invalid with all that is wrong, and both indexes of duplicates."""
+    wants: list[Want] = []
+    texts: dict[str, str] = {}
+    places: dict[tuple[str, str], int] = {}
+    wrong: list[str] = []
+    for index, row in enumerate(rows):
+        try:
+            want, text = _want(row)
+        except Invalid as error:
+            wrong.append(f"keys[{index}]: {error}")
+            continue
+        first = places.setdefault((want.domain, want.slot), index)
+        if first != index:
+            wrong.append(f"keys[{first}] and keys[{index}] are both {want.slot.removeprefix('=')} of {want.domain}")
+        if text is not None and texts.setdefault(want.file(str(want.selector)), text) != text:
+            wrong.append(f"keys[{index}]: another key for {want.file(str(want.selector))}")
+        wants.append(want)
+    if wrong:
+        raise Invalid("; ".join(wrong))
+    return wants, texts
 
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _adopted(path: Path, texts: Mapping[str, str], wants: Collection[Want], given: Mapping[str, str]) -> State:
+    """The keys of an earlier version: all of them were used to sign."""
+    state = State()
+    domains = {want.domain for want in wants}
+    for file, text in texts.items():
+        domain, _, selector = file.removesuffix(".key").rpartition(".")
+        if domain in domains:
+            try:
+                kind, value = public_of(load(text))
+            except Invalid as error:
+                if file in given:
+                    continue
+                raise Invalid(f"{path / file}: {error}") from None
+            made = int((path / file).stat().st_mtime)
+            state.keys.append(dkim_life.Key(domain, selector, kind, value, file, None, "signing", made, made, None, has_signed=True))
+            state.files[file] = _sha256(text)
+    return state
+
+
+def _examined(path: Path, state: State, texts: Mapping[str, str], given: Mapping[str, str], now: int) -> list[dkim_life.Key]:
+    """The keys of the state as their files are: one that is lost is no key any more, one that is another one has another record."""
+    public: dict[str, tuple[str, str]] = {}
+    wrong: list[str] = []
+    for file, text in texts.items():
+        if file in state.files and _sha256(text) != state.files[file]:
+            try:
+                public[file] = public_of(load(text))
+            except Invalid as error:
+                # A key from the vault repairs it.
+                if file not in given:
+                    wrong.append(f"{path / file}: {error}")
+    if wrong:
+        raise Invalid("; ".join(wrong))
+    keys = []
+    for key in state.keys:
+        kind, value = public.get(key.file, (key.kind, key.value))
+        if key.state not in dkim_life.LIVE or (key.file in texts and value == key.value):
+            keys.append(key)
+        elif key.file in texts:
+            keys.append(replace(key, kind=kind, value=value, state="prepared", since=now, until=None))
+    return keys
+
+
 def apply(
-    rows: Iterable[Any],
+    rows: Iterable[object],
     path: Path,
     owner: str,
     group: str,
     *,
+    rotation: Rotation | None = None,
+    now: int | None = None,
     check_mode: bool = False,
     lock: Callable[[], AbstractContextManager[None]] = host_lock,
-) -> Key:
-    """Make the keys under `path` those of the rows. Existing keys stay; others than these go to the archive below.
+) -> Done:
+    """Have the keys under `path` that the rows ask for, and remove those whose time is over. Nothing new signs yet.
 
     Raises Invalid (nothing written), LockedError, OSError.
     """
-    desired = _rows(rows)
-    files = {wanted.file: name for name, wanted in desired.items()}
-    if len(files) != len(desired):
-        raise Invalid("two keys would share one file: choose selectors that no domain begins with")
+    now = int(time.time()) if now is None else now
+    rotation = rotation or Rotation()
+    wants, given = _wants(rows)
+    if check_mode:
+        return _apply(wants, given, path, rotation, now, None)
+    ids = _ids(owner, group)
+    with lock():
+        return _apply(wants, given, path, rotation, now, ids)
+
+
+def _apply(wants: list[Want], given: Mapping[str, str], path: Path, rotation: Rotation, now: int, ids: tuple[int, int] | None) -> Done:
     texts = {found.name: found.read_text() for found in sorted(path.glob("*.key"))} if path.is_dir() else {}
-    wrong: list[str] = []
-    known = _read_index(path)
-    existing: dict[str, Public] = {}
-    for file, text in texts.items():
-        name = files.get(file)
-        if name is None:
-            continue
-        wanted = desired[name]
-        if wanted.given_text == text and wanted.given is not None:
-            existing[name] = public_of(wanted.given)
-            continue
-        try:
-            existing[name] = known.get(_sha256(text)) or public_of(load(text))
-        except Invalid as error:
-            # A key from the vault repairs it.
-            if wanted.given is None:
-                wrong.append(f"{path / file}: {error}")
-            continue
-        if wanted.given is None and not _fits(wanted, existing[name]):
-            kind = wanted.algorithm if wanted.bits is None else f"rsa {wanted.bits}"
-            wrong.append(f"{name} is {existing[name].kind}, not {kind}; a key does not change under its selector: choose another selector")
-    if wrong:
-        raise Invalid("; ".join(wrong))
-    current = {name: key._asdict() for name, key in existing.items()}
-    current.update({_strange(file): {"kind": ""} for file in texts if file not in files})
-    # What is to be written; in check mode keys are not made.
-    made = {name: wanted.given for name, wanted in desired.items() if wanted.given is not None}
-    missing = {name: (wanted.algorithm, wanted.bits) for name, wanted in desired.items() if name not in existing and name not in made}
-    if not check_mode:
-        made.update(generate_all(missing))
-    keys = existing | {name: public_of(key) for name, key in made.items()}
-    unknown = {name: {"kind": f"{algorithm} {bits or ''}".strip(), "record": ""} for name, (algorithm, bits) in missing.items()}
-    plan = make_plan(current, {name: keys[name]._asdict() if name in keys else unknown[name] for name in desired})
-    stale = [file for file in texts if file not in files]
-    write = {wanted.file: wanted.given_text or store_text(made[name]) for name, wanted in desired.items() if name in made}
+    taken = {*texts, *(found.name.rpartition(".")[0] for found in (path / ARCHIVE).glob("*.key.*"))}
+    known = dkim_state.read(path)
+    state = known or _adopted(path, texts, wants, given)
+    keys, _ = dkim_life.expire(_examined(path, state, texts, given, now), now)
+    if rotation.revoke is not None:
+        keys = dkim_life.revoke(keys, rotation.revoke, rotation.domains, now)
+    keys, needs = dkim_life.reconcile(keys, wants, now, rotate=lambda key: rotation.is_due(key, now), taken=taken)
+    # Before any key: one without a state would count as one of an earlier version, which signs.
+    begun = ids is not None and known is None and _begin(path, state, ids)
+    public = {key.file: (key.kind, key.value) for key in keys}
+    made = {need.file: given[need.file] for need in needs if need.file in given}
+    public |= {file: public_of(load(text)) for file, text in made.items()}
+    missing = {need.file: (need.want.algorithm, need.want.bits) for need in needs if need.file not in public}
+    if ids is None:
+        # In check mode keys are not made.
+        public |= {file: (f"{algorithm} {bits or ''}".strip(), "") for file, (algorithm, bits) in missing.items()}
+    for file, (text, kind, value) in generate_all(missing if ids is not None else {}).items():
+        made[file], public[file] = text, (kind, value)
+    # A given key may be written another way than it was.
+    write = made | {key.file: given[key.file] for key in keys if key.state in dkim_life.LIVE and key.file in given}
     write = {file: text for file, text in write.items() if texts.get(file) != text}
-    changed = bool(plan or write)
-    if not check_mode:
-        uid, gid = _ids(owner, group)
-        index = {_sha256((texts | write)[wanted.file]): keys[name] for name, wanted in desired.items()}
-        if changed or index != known or _attributes(path, [path / wanted.file for wanted in desired.values()], uid, gid):
-            with lock():
-                changed = make_directory(path, mode=0o750, uid=uid, gid=gid) or changed
-                for left in path.glob(f"{TEMPORARY_PREFIX}*"):
-                    left.unlink()
-                for file in [*stale, *(file for file in write if file in texts)]:
-                    _archive(path, file)
-                for file, text in write.items():
-                    write_atomic(path / file, text.encode(), mode=0o640, uid=uid, gid=gid)
-                for wanted in desired.values():
-                    changed = _own(path / wanted.file, uid, gid) or changed
-                if index != known:
-                    write_atomic(path / INDEX, json.dumps(index).encode(), mode=0o600)
-    records = [{"name": name, "type": "TXT", "value": key.record} for name, key in sorted(keys.items())]
-    return Key(plan, records, changed)
+    keys = dkim_life.add(keys, needs, public, now)
+    stale = sorted(texts.keys() - {key.file for key in keys})
+    plan = make_plan(_rows(state.keys, stale), _rows(keys))
+    changed = bool(plan or write or begun)
+    if ids is not None:
+        after = texts | write
+        state = State(keys, {file: _sha256(after[file]) for file in sorted({key.file for key in keys}) if file in after}, state.loaded)
+        changed = _write(path, state, write, [*stale, *(file for file in write if file in texts)], ids) or changed
+    return Done(plan, keys, changed)
 
 
-def _strange(file: str) -> str:
-    return f"{file} (file)"
+def _rows(keys: Iterable[dkim_life.Key], files: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """What a plan tells of keys; and files that are no key's."""
+    rows = {key.name: {"kind": key.kind, "state": key.state, "record": key.record} for key in keys}
+    names = {key.file for key in keys}
+    return rows | {f"{file} (file)": {"kind": ""} for file in files if file not in names}
+
+
+def _begin(path: Path, state: State, ids: tuple[int, int]) -> bool:
+    make_directory(path, mode=0o750, uid=ids[0], gid=ids[1])
+    return dkim_state.write(path, state)
+
+
+def _write(path: Path, state: State, files: Mapping[str, str], archive: Iterable[str], ids: tuple[int, int]) -> bool:
+    """Keys first, then the state that names them: what was killed in between is a file of no key, and goes to the archive."""
+    uid, gid = ids
+    changed = make_directory(path, mode=0o750, uid=uid, gid=gid)
+    for left in path.glob(f"{TEMPORARY_PREFIX}*"):
+        left.unlink()
+    for file in archive:
+        _archive(path, file)
+    for file, text in files.items():
+        write_atomic(path / file, text.encode(), mode=0o640, uid=uid, gid=gid)
+    for file in state.files:
+        changed = _own(path / file, uid, gid) or changed
+    changed = dkim_state.write(path, state) or changed
+    (path / INDEX).unlink(missing_ok=True)
+    return changed
 
 
 def _ids(owner: str, group: str) -> tuple[int, int]:
@@ -294,14 +345,6 @@ def _ids(owner: str, group: str) -> tuple[int, int]:
         return pwd.getpwnam(owner).pw_uid, grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise Invalid(f"{error.args[0]}: its package is not installed") from None
-
-
-def _attributes(path: Path, files: Iterable[Path], uid: int, gid: int) -> bool:
-    """Whether the directory or a file has another owner or mode than it should."""
-    found = path.stat()
-    if (found.st_uid, found.st_gid, found.st_mode & 0o7777) != (uid, gid, 0o750):
-        return True
-    return any((s.st_uid, s.st_gid, s.st_mode & 0o7777) != (uid, gid, 0o640) for s in (file.stat() for file in files))
 
 
 def _own(path: Path, uid: int, gid: int) -> bool:

@@ -1,6 +1,6 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""What is wrong with the inventory: one exception for one value, one record for one line of the report."""
+"""What goes wrong: one exception for one value, one for an activation, one record for one line of the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Invalid", "Problem", "show"]
+__all__ = ["ActivationError", "Invalid", "Problem", "show"]
 
 _SHOWN = 80
 
@@ -20,6 +20,10 @@ class Invalid(ValueError):
         super().__init__(f"{reason}; {cure}" if cure else reason)
         self.reason = reason
         self.cure = cure
+
+
+class ActivationError(Exception):
+    """A generation could not be made live; the message says what is live now."""
 
 
 def show(value: object) -> str:

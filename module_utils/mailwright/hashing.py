@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from .errors import Invalid
+from .proofs import Proofs
 
 try:
     import argon2
@@ -55,11 +56,15 @@ def verifies(stored: str, password: str) -> bool:
         return False
 
 
-def resolve(wanted: Mapping[str, Credential], stored: Mapping[str, str], *, check_mode: bool = False) -> dict[str, str]:
+def resolve(
+    wanted: Mapping[str, Credential], stored: Mapping[str, str], *, check_mode: bool = False, proofs: Proofs | None = None
+) -> dict[str, str]:
     """The hash each name is to have. In check mode a new one is UNKNOWN, and a bare host's are taken to verify.
 
-    Raises Invalid where a clear text has to be hashed and python3-argon2 is missing, or a name has neither text nor hash.
+    What `proofs` know is not verified again, and they are brought up to date.
+    Raises Invalid where a clear text has to be hashed and python3-argon2 is missing, or a name has neither text nor hash; OSError.
     """
+    proven: set[str] = set()
 
     def one(name: str) -> str:
         credential = wanted[name]
@@ -70,6 +75,8 @@ def resolve(wanted: Mapping[str, Credential], stored: Mapping[str, str], *, chec
             return credential.password_hash
         if credential.password is None:
             raise Invalid(f"{name}: a password or a password_hash is needed")
+        if name in proven:
+            return existing
         if existing and ((check_mode and argon2 is None) or (argon2 is not None and verifies(existing, credential.password))):
             return existing
         if check_mode:
@@ -78,8 +85,20 @@ def resolve(wanted: Mapping[str, Credential], stored: Mapping[str, str], *, chec
             raise Invalid("python3-argon2 is not installed on this host, and passwords have to be hashed")
         return hash_password(credential.password)
 
-    if not any(credential.password is not None for credential in wanted.values()):
+    clear = {
+        name: credential.password
+        for name, credential in wanted.items()
+        if credential.password is not None and not (credential.update == "on_create" and stored.get(name))
+    }
+    if not clear:
+        if proofs is not None and not check_mode:
+            proofs.keep({})
         return {name: one(name) for name in wanted}
+    if proofs is not None:
+        proven = proofs.proven({name: (password, stored[name]) for name, password in clear.items() if stored.get(name)})
     # argon2 lets other threads run while it works; each takes 64 MiB.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return dict(zip(wanted, pool.map(one, wanted), strict=True))
+        found = dict(zip(wanted, pool.map(one, wanted), strict=True))
+    if proofs is not None and not check_mode:
+        proofs.keep({name: (password, found[name]) for name, password in clear.items()})
+    return found

@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gc
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,12 +26,17 @@ from ansible._internal._datatag._tags import Origin, VaultedValue  # type: ignor
 from ansible.errors import AnsibleError  # type: ignore[import-untyped]
 from ansible.parsing.vault import AnsibleVaultError, EncryptedString  # type: ignore[import-untyped]
 
+from .builder import DomainFile
 from .errors import Invalid, Problem
-from .model import DomainFile
+from .parse_cache import MISSING, ParseCache
 from .reader import Plain
 
-__all__ = ["Inventory", "Loader", "fold_vault_problems", "load_roles", "sort_problems", "without_garbage_collection"]
+__all__ = ["Inventory", "Loader", "fold_vault_problems", "load_roles", "sort_problems", "variable_problems", "without_garbage_collection"]
 
+# In C where there is libyaml.
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Files that are worth further processes.
+_MANY = 50
 _UNDECRYPTED = "cannot be decrypted"
 
 
@@ -135,14 +141,17 @@ class Inventory:
         origin = Origin.get_tag(value)
         return origin is not None and origin.path is not None and not _is_encrypted(origin.path)
 
-    def domain_files(self, directory: Path, *, lines: bool = True) -> list[DomainFile]:
+    def domain_files(self, directory: Path, messages: str = "") -> list[DomainFile]:
         """The files of a `domains` directory in the order of their names; what cannot be read goes to `problems`.
 
-        Without `lines`, files of mere text come without the line of each value, in a quarter of the time.
+        Files of mere text come without the line of each value, in a quarter of the time, but for those that `messages` name.
         """
         files: list[DomainFile] = []
         if not directory.is_dir():
             return files
+        cache = ParseCache(f"{yaml.__version__} {hashlib.sha256(Path(__file__).read_bytes()).hexdigest()}")
+        if not messages:
+            _parse_ahead(sorted(directory.iterdir()), cache)
         for path in sorted(directory.iterdir()):
             if path.name.startswith((".", "README")) or path.name.endswith("~"):
                 continue
@@ -150,8 +159,8 @@ class Inventory:
             if path.suffix not in (".yml", ".yaml"):
                 self.problems.append(Problem(where, "", "", "not a domain file", "name it DOMAIN.yml, or move it away"))
                 continue
-            found = self._problems_of_text(path, where)
-            content = None if lines or found else _mere_text(path)
+            found = _problems_of_text(path, where)
+            content = None if found or where in messages else _mere_text(path, cache)
             if content is not None:
                 files.append(DomainFile(content, where))
             elif not found:
@@ -162,7 +171,9 @@ class Inventory:
                     invalid = _invalid(error)
                     found = [Problem(where, "", "", invalid.reason, invalid.cure)]
                 except AnsibleError as error:
-                    found = self._duplicate_keys(path, where) or [_unreadable(error, where)]
+                    with suppress(yaml.YAMLError, AnsibleError, RecursionError):
+                        found = _duplicate_keys(str(self._loader.get_text_file_contents(str(path.absolute()))), where)
+                    found = found or [_unreadable(error, where)]
             self.problems += found
         return files
 
@@ -194,62 +205,109 @@ class Inventory:
                 warnings.append(f"{name} is set for the groups {first.name} and {second.name} of this host; {winner} won")
         return warnings
 
-    def _problems_of_text(self, path: Path, where: str) -> list[Problem]:
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            return [Problem(where, "", "", f"cannot be read ({error.strerror})")]
-        if raw.startswith(b"\xef\xbb\xbf"):
-            return [Problem(f"{where}:1", "", "", "byte order mark at offset 0", "save it as UTF-8 without one")]
-        try:
-            raw.decode()
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            reason = f"not UTF-8: octet 0x{raw[error.start]:02x} at offset {error.start}"
-            return [Problem(f"{where}:{line}", "", "", reason, "save it as UTF-8")]
-        return []
 
-    def _duplicate_keys(self, path: Path, where: str) -> list[Problem]:
-        """Every key that a mapping has twice, with both lines; Ansible stops at the first."""
+def variable_problems(directory: Path) -> list[Problem]:
+    """What Ansible cannot read in the group_vars and host_vars beside an inventory. It stops there, too, but does not say where."""
+    problems: list[Problem] = []
+    for path in sorted(path for name in ("group_vars", "host_vars") for path in (directory / name).rglob("*") if path.is_file()):
+        hidden = any(part.startswith(".") for part in path.relative_to(directory).parts)
+        if hidden or path.suffix not in ("", ".yml", ".yaml", ".json") or path.name.endswith("~") or _is_encrypted(str(path)):
+            continue
+        where = _shown_path(str(path.absolute()))
         try:
-            root = yaml.compose(self._loader.get_text_file_contents(str(path.absolute())), Loader=yaml.SafeLoader)
-        except (yaml.YAMLError, AnsibleError, RecursionError):
-            return []
-        problems: list[Problem] = []
-        waiting: list[yaml.Node | None] = [root]
-        seen: set[int] = set()
-        while waiting:
-            node = waiting.pop()
-            if node is None or id(node) in seen:
-                continue
-            seen.add(id(node))
-            if isinstance(node, yaml.SequenceNode):
-                waiting.extend(node.value)
-            elif isinstance(node, yaml.MappingNode):
-                lines: dict[str, int] = {}
-                for key, value in node.value:
-                    waiting.append(value)
-                    line = key.start_mark.line + 1
-                    if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                        reason = f"duplicate of the key in line {lines[key.value]}"
-                        problems.append(Problem(f"{where}:{line}", key.value, "", reason, "remove one"))
-        return problems
+            problems += _duplicate_keys(path.read_text(encoding="utf-8-sig"), where)
+        except UnicodeDecodeError as error:
+            problems.append(_not_utf8(error, where))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = f"{where}:{mark.line + 1}" if mark else where
+            problems.append(Problem(place, "", "", f"not YAML: {error.problem or error.context}"))
+        except (yaml.YAMLError, RecursionError, OSError) as error:
+            problems.append(Problem(where, "", "", f"cannot be read: {_first_line(error)}"))
+    return problems
+
+
+def _problems_of_text(path: Path, where: str) -> list[Problem]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        return [Problem(where, "", "", f"cannot be read ({error.strerror})")]
+    if raw.startswith(b"\xef\xbb\xbf"):
+        return [Problem(f"{where}:1", "", "", "byte order mark at offset 0", "save it as UTF-8 without one")]
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return [_not_utf8(error, where)]
+    return []
+
+
+def _not_utf8(error: UnicodeDecodeError, where: str) -> Problem:
+    line = error.object.count(b"\n", 0, error.start) + 1
+    reason = f"not UTF-8: octet 0x{error.object[error.start]:02x} at offset {error.start}"
+    return Problem(f"{where}:{line}", "", "", reason, "save it as UTF-8")
+
+
+def _duplicate_keys(text: str, where: str) -> list[Problem]:
+    """Every key that a mapping has twice, with both lines; Ansible stops at the first. Raises YAMLError, RecursionError."""
+    problems: list[Problem] = []
+    waiting: list[yaml.Node | None] = [yaml.compose(text, Loader=_YAML)]
+    seen: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            lines: dict[str, int] = {}
+            for key, value in node.value:
+                waiting.append(value)
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                    reason = f"duplicate of the key in line {lines[key.value]}"
+                    problems.append(Problem(f"{where}:{line}", key.value, "", reason, "remove one"))
+    return problems
 
 
 class _NotMereText(Exception):
     """The file has something that only Ansible can read."""
 
 
-def _mere_text(path: Path) -> Plain:
+def _mere_text(path: Path, cache: ParseCache) -> Plain:
     """What a YAML file holds, or None where it needs Ansible: a vault, an expression, a password in clear, an alias, any mistake."""
     text = path.read_text(encoding="utf-8")
-    if any(mark in text for mark in ("{{", "{%", "{#", "*", "!", "$ANSIBLE_VAULT")):
+    if any(mark in text for mark in ("{{", "{%", "{#", "*", "!", "$ANSIBLE_VAULT", "password:", 'password":')):
         return None
+    if (kept := cache.get(path, text)) is not MISSING:
+        return kept
     try:
-        root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        return None if root is None else _plain_node(root, yaml.constructor.SafeConstructor())
+        root = yaml.compose(text, Loader=_YAML)
+        content = None if root is None else _plain_node(root, yaml.constructor.SafeConstructor())
     except (yaml.YAMLError, _NotMereText, RecursionError, ValueError):
         return None
+    cache.put(path, text, content)
+    return content
+
+
+def _parse_ahead(paths: Sequence[Path], cache: ParseCache) -> None:
+    """Fill the cache with what is new in many files, on all cores: to parse is most of the first check of a large inventory."""
+    new = [path for path in paths if path.suffix in (".yml", ".yaml") and not cache.knows(path)]
+    cores = len(os.sched_getaffinity(0))
+    if len(new) < _MANY or cores < 2 or not cache.usable():
+        return
+    children = []
+    for first in range(cores):
+        if (child := os.fork()) == 0:
+            # What is wrong with a file is told where it is read again.
+            with suppress(BaseException):
+                for path in new[first::cores]:
+                    with suppress(OSError, UnicodeError):
+                        _mere_text(path, cache)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
 
 
 def _plain_node(node: yaml.Node, constructor: yaml.constructor.SafeConstructor) -> Plain:
@@ -333,7 +391,7 @@ def load_roles(directory: Path) -> dict[str, dict[str, Mapping[str, Any]]]:
     roles: dict[str, dict[str, Mapping[str, Any]]] = {}
     for path in sorted(directory.glob("*/meta/argument_specs.yml")):
         with path.open(encoding="utf-8") as file:
-            specs = (yaml.safe_load(file) or {}).get("argument_specs") or {}
+            specs = (yaml.load(file, Loader=_YAML) or {}).get("argument_specs") or {}  # noqa: S506 -- a safe one
         options = roles.setdefault(path.parent.parent.name, {})
         for entry_point in specs.values():
             options.update(entry_point.get("options") or {})

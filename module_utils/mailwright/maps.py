@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -80,7 +81,9 @@ def render_map(entries: Mapping[str, str]) -> str:
     return "".join(f"{check_key(key)} {check_value(value)}\n" for key, value in sorted(entries.items()))
 
 
-def parse_map(text: str) -> dict[str, str]:
+# One run asks the same texts again and again.
+@functools.lru_cache(maxsize=64)
+def parse_map(text: str) -> Mapping[str, str]:
     """Entries of a source as postmap(1) reads it: comments, continued lines, the first of two equal keys."""
     logical: list[str] = []
     for line in text.split("\n"):

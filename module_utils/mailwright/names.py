@@ -9,6 +9,7 @@ a Dovecot passwd-file, a path or a shell.
 
 from __future__ import annotations
 
+import base64
 import functools
 import ipaddress
 import re
@@ -24,13 +25,22 @@ __all__ = [
     "address",
     "address_pattern",
     "client",
+    "dns_name",
     "domain",
+    "folder",
+    "folder_directory",
+    "greeting",
     "host",
+    "ip_address",
+    "is_meant",
+    "list_answer",
     "local_part",
     "network",
+    "network_of",
     "next_hop",
     "reply",
     "selector",
+    "server",
     "split",
     "target",
     "unicode_domain",
@@ -42,12 +52,15 @@ DOMAIN_LIMIT = 253
 # RFC 5321, 4.5.3.1.1 and 4.5.3.1.3 (256 octets of path, two of them angle brackets).
 LOCAL_PART_LIMIT = 64
 ADDRESS_LIMIT = 254
+# Less than a file system's 255: all levels are one directory. In the modified UTF-7 that IMAP has for it.
+FOLDER_LIMIT = 200
 
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _LOCAL_PART = re.compile(r"[a-z0-9_][a-z0-9._+=-]*")
 # Somebody else's mailbox: RFC 5322 atoms without what a Postfix table or an old router could read as an instruction.
 _FOREIGN_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=&'~*?^-]*")
 _PATTERN = re.compile(r"[a-z0-9._+=\-\[\]()*?{},|\\]+")
+_DNS_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _TLD = re.compile(r"\.([a-z]{2,63}|xn--[a-z0-9-]{2,59})")
 # An answer of access(5) in main.cf: what Postfix would expand or read as a bracket is out.
 _REPLY = re.compile(r"([45])[0-9][0-9] ([45])\.[0-9]{1,3}\.[0-9]{1,3}( [!#%-\[\]-z|~]+)+")
@@ -171,6 +184,35 @@ def unicode_domain(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=262144)
+def folder(text: str) -> str:
+    """The name of an IMAP folder, with '/' between levels."""
+    text = unicodedata.normalize("NFC", text)
+    for level in text.split("/"):
+        if not level:
+            raise Invalid("an empty level: '/' is between two names")
+        if (found := re.search(r"[^\w .&+-]", level)) is not None:
+            raise Invalid(f"character {found[0]!r} not allowed", "use letters, digits, space and _ . & + -")
+        if level != level.strip() or level[0] == "." or level[-1] == ".":
+            raise Invalid("a level begins or ends with a space or a dot")
+    if text.upper().partition("/")[0] == "INBOX":
+        raise Invalid("INBOX is every mailbox's own")
+    if len(folder_directory(text)) > FOLDER_LIMIT:
+        raise Invalid(f"longer than {FOLDER_LIMIT} octets, all its levels together")
+    return text
+
+
+def folder_directory(text: str) -> str:
+    """The directory of a folder in a Maildir++ (modified UTF-7 of RFC 3501, 5.1.3; a dot within a name is escaped as Dovecot does)."""
+    octets = re.sub(
+        r"&|[^\x00-\x7f]+",
+        lambda found: (
+            "&-" if found[0] == "&" else f"&{base64.b64encode(found[0].encode('utf-16-be')).decode().rstrip('=').replace('/', ',')}-"
+        ),
+        text,
+    )
+    return "." + octets.replace(".", r"\2e").replace("/", ".")
+
+
 def local_part(text: str) -> str:
     """The part before '@' of an address of ours, in lower case: it becomes a path, a login and a key of tables."""
     if _LOCAL_PART.fullmatch(text) and len(text) <= LOCAL_PART_LIMIT and ".." not in text and text[-1] != ".":
@@ -320,10 +362,69 @@ def client(text: str) -> str:
     _refuse_characters(text, "client")
     if ":" not in text and "/" not in text and not text.replace(".", "").isdigit():
         return access_name(text)
+    return network_of(text)
+
+
+def dns_name(text: str) -> str:
+    """A name in the DNS that need not be a host's: one label may do, and labels may begin with `_` (RFC 8552)."""
+    _refuse_characters(text, "name")
+    folded = text.lower()
+    if not all(_DNS_LABEL.fullmatch(label) for label in folded.split(".")):
+        raise Invalid("not a name in the DNS", "use labels of a-z, 0-9, '-' and '_' with dots between them")
+    if len(folded) > DOMAIN_LIMIT:
+        raise Invalid(f"longer than {DOMAIN_LIMIT} characters")
+    return folded
+
+
+def ip_address(text: str) -> str:
+    """An address that other hosts can reach this one by, in its shortest form."""
+    _refuse_characters(text, "address")
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        raise Invalid("not an IPv4 or IPv6 address", "write 192.0.2.7 or 2001:db8::7") from None
+    if parsed.is_loopback or parsed.is_unspecified or parsed.is_multicast or parsed.is_link_local:
+        raise Invalid("not an address that others can reach")
+    if isinstance(parsed, ipaddress.IPv6Address) and (parsed.ipv4_mapped or parsed.scope_id):
+        raise Invalid("not an address that others can reach")
+    return str(parsed)
+
+
+def server(text: str) -> str:
+    """A host name, or an address."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return host(text)
+
+
+def network_of(text: str) -> str:
+    """An address or a network in CIDR notation, with its prefix."""
+    _refuse_characters(text, "network")
     parsed = _cidr(text, Invalid("neither an address nor a network", "write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64"))
     if parsed.prefixlen == 0:
         raise Invalid("it is everybody")
     return str(parsed)
+
+
+def greeting(text: str) -> str:
+    """A name in HELO: as `access_name`, or one label, which no domain is."""
+    _refuse_characters(text, "greeting")
+    folded = text.lower()
+    return folded if _LABEL.fullmatch(folded) else access_name(text)
+
+
+def list_answer(text: str) -> str:
+    """An answer of a list in the DNS (RFC 5782). 127.255.255.0/24 tells of errors, such as too many questions."""
+    try:
+        address = ipaddress.IPv4Address(text)
+    except ValueError:
+        raise Invalid("not an IPv4 address", "such as 127.0.0.2") from None
+    if address not in ipaddress.IPv4Network("127.0.0.0/8"):
+        raise Invalid("not in 127.0.0.0/8: no list answers so")
+    if address in ipaddress.IPv4Network("127.255.255.0/24") or text == "127.0.0.1":
+        raise Invalid("that is how lists tell of errors, not of listings")
+    return text
 
 
 def reply(text: str) -> str:
@@ -352,3 +453,11 @@ def next_hop(text: str) -> str:
         return f"[{ipaddress.ip_address(inner.removeprefix('IPv6:').removeprefix('ipv6:'))}]"
     except ValueError:
         return f"[{host(inner)}]"
+
+
+def is_meant(wanted: str, address: str) -> bool:
+    """Whether an envelope address is the one that is looked for, is in that domain (not its subdomains), or is none (`<>`)."""
+    wanted, address = wanted.lower(), address.lower()
+    if wanted == "<>":
+        return not address
+    return address == wanted if "@" in wanted.removeprefix("@") else address.endswith(f"@{wanted.removeprefix('@')}")

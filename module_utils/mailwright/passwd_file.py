@@ -10,20 +10,23 @@ A user's line is `address:hash::::::extra fields`. Seen to work with both releas
   script reads it with `require ["environment", "vnd.dovecot.environment"]` (enabled by `sieve_global_extensions`) as
   `environment :is "vnd.dovecot.config.junk_filing" "no"`.
 
+What few mailboxes have is an *extra*: a name of `EXTRAS` and a text without white space.
+
 A deny file has a line `address:` for each refused one; a passdb with `deny = yes` needs no more.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from .errors import Invalid
 from .maps import check_address
 
-__all__ = ["DENIABLE", "VERSIONS", "User", "parse_names", "parse_users", "render_names", "render_users"]
+__all__ = ["DENIABLE", "EXTRAS", "VERSIONS", "User", "check_extras", "parse_names", "parse_users", "render_names", "render_users"]
 
 DENIABLE: Final = ("imap", "pop3", "sieve", "smtp")
 # version → fields for quota (bytes) and for junk that stays in the inbox
@@ -33,6 +36,22 @@ VERSIONS: Final[Mapping[str, tuple[str, str]]] = {
 }
 # {SCHEME} and what crypt(3) and its kin are made of: no colon, white space or control character.
 _HASH: Final = re.compile(r"\{[A-Z0-9][A-Z0-9._-]*\}[!-9;-~]+", re.ASCII)
+# name → how the fields are written for 2.3 and for 2.4 (the last one is read back), and what a value may be
+_RETENTION: Final = "userdb_namespace/inbox/mailbox/{}/{}={{0}}s"
+EXTRAS: Final[Mapping[str, tuple[str, str, str]]] = {
+    "junk_retention": (_RETENTION.format("Junk", "autoexpunge"), _RETENTION.format("Junk", "mailbox_autoexpunge"), r"\d+"),
+    "trash_retention": (_RETENTION.format("Trash", "autoexpunge"), _RETENTION.format("Trash", "mailbox_autoexpunge"), r"\d+"),
+    "acl_groups": ("userdb_acl_groups={0}", "userdb_acl_groups={0}", r"[a-z0-9._+=@,-]+"),
+    "public_quota": ("userdb_quota2_rule=*:storage={0}B", "userdb_public_quota={0}B", r"\d+"),
+    # Of an address that stands for a public folder: its mail goes there. The domain's public quota is summed where all its folders lie.
+    "folder": (
+        "userdb_home=/var/vmail/.public userdb_mail=maildir:/var/vmail/.public/%d:INBOX=/var/vmail/.public/{0}",
+        "userdb_home=/var/vmail/.public userdb_mail_path=/var/vmail/.public/%{{user|domain}} userdb_mail_inbox_path=/var/vmail/.public/{0}",
+        r"[a-z0-9.-]+/\.[A-Za-z0-9._&,+-]+",
+    ),
+    # Its only value, "yes", is not written.
+    "deleted_to_trash": ("userdb_lazy_expunge=Trash", "userdb_lazy_expunge_mailbox=Trash", "yes"),
+}
 _QUOTA: Final = re.compile(r"userdb_quota_(?:rule=\*:storage|storage_size)=(\d+)B")
 
 
@@ -43,14 +62,50 @@ class User:
     password: str
     quota: int
     junk_filing: bool
+    extras: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_extras(extras: Mapping[str, str]) -> None:
+    """Raises Invalid for a name that is unknown, or a value that would be read as anything but itself."""
+    for name, value in extras.items():
+        if name not in EXTRAS or not isinstance(value, str) or not re.fullmatch(EXTRAS[name][2], value, re.ASCII):
+            raise Invalid(f"extras: {name} is unknown, or not what it may be")
 
 
 def _line(address: str, user: User, version: str) -> str:
     if not _HASH.fullmatch(user.password):
         raise Invalid(f"{address}: the password hash is not {{SCHEME}} and a hash")
     quota, junk = VERSIONS[version]
-    extra = quota.format(user.quota) + ("" if user.junk_filing else f" {junk}")
-    return f"{check_address(address)}:{user.password}::::::{extra}\n"
+    check_extras(user.extras)
+    formats = {name: EXTRAS[name][list(VERSIONS).index(version)] for name in sorted(user.extras)}
+    fields = [
+        quota.format(user.quota),
+        *([] if user.junk_filing else [junk]),
+        *(text.format(user.extras[name]) for name, text in formats.items()),
+    ]
+    return f"{check_address(address)}:{user.password}::::::{' '.join(fields)}\n"
+
+
+def _readers() -> dict[str, tuple[str, re.Pattern[str]]]:
+    """Key of a field → the extra that it tells, and its value."""
+    found = {}
+    for name, (*formats, value) in EXTRAS.items():
+        for text in formats:
+            last = text.rpartition(" ")[2]
+            found[last.partition("=")[0]] = name, re.compile(re.escape(last).replace(r"\{0\}", f"({value})"), re.ASCII)
+    return found
+
+
+_READERS: Final = _readers()
+
+
+def _extras(fields: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for text in fields:
+        name, pattern = _READERS.get(text.partition("=")[0], ("", _HASH))
+        if name and (match := pattern.fullmatch(text)):
+            found[name] = match[1] if match.groups() else "yes"
+    return found
 
 
 def render_users(users: Mapping[str, User], version: str) -> str:
@@ -58,7 +113,9 @@ def render_users(users: Mapping[str, User], version: str) -> str:
     return "".join(_line(address, user, version) for address, user in sorted(users.items()))
 
 
-def parse_users(text: str) -> dict[str, User]:
+# One run asks the same texts again and again.
+@functools.lru_cache(maxsize=4)
+def parse_users(text: str) -> Mapping[str, User]:
     """Users of a file in either language; an unknown extra field is passed over, and so is lost on the next write."""
     users: dict[str, User] = {}
     for line in text.split("\n"):
@@ -70,7 +127,8 @@ def parse_users(text: str) -> dict[str, User]:
         users[parts[0].lower()] = User(
             password=parts[1] if len(parts) > 1 else "",
             quota=int(quota[1]) if quota else 0,
-            junk_filing=not extra.endswith("junk_filing=no"),
+            junk_filing="junk_filing=no" not in extra,
+            extras=_extras(extra.split(" ")[1:]),
         )
     return users
 
@@ -80,6 +138,7 @@ def render_names(addresses: Iterable[str]) -> str:
     return "".join(f"{check_address(address)}:\n" for address in sorted(addresses))
 
 
-def parse_names(text: str) -> set[str]:
+@functools.lru_cache(maxsize=32)
+def parse_names(text: str) -> frozenset[str]:
     """Addresses in a passwd-file."""
-    return {line.split(":", 1)[0].lower() for line in text.split("\n") if line.strip() and not line.startswith("#")}
+    return frozenset(line.split(":", 1)[0].lower() for line in text.split("\n") if line.strip() and not line.startswith("#"))

@@ -9,21 +9,36 @@ inventory (references, vaults; raises `Invalid`), `locate` names the FILE:LINE o
 from __future__ import annotations
 
 import difflib
+import html
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from . import names, schema
+from . import ldap, names, schema
 from .errors import Invalid, Problem, show
 from .schema import Key
 
-__all__ = ["BROKEN", "At", "Plain", "Reader", "Report", "kind", "suggest", "unknown"]
+__all__ = ["BROKEN", "At", "Plain", "Reader", "Report", "duration", "kind", "suggest", "unknown"]
 
 # Dovecot and the file system count in signed 64 bits.
 SIZE_CEILING: Final = 2**63
+# ISO 3166-1, and XK for Kosovo, which registries use.
+_COUNTRIES: Final = (
+    "AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ CA CC CD CF CG CH "
+    "CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR GA GB GD GE GF GG GH GI GL GM GN "
+    "GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI "
+    "LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM "
+    "PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD "
+    "TF TG TH TJ TK TL TM TN TO TR TT TV TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS XK YE YT ZA ZM ZW"
+)
 _UNITS: Final[Mapping[str, int]] = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SECONDS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+# sieve_max_script_size of dovecot.conf.
+SIEVE_LIMIT: Final = 256 * 1024
+# Of a text below mail, in characters; and of a word of it in HTML, in octets: a line has at most 998 (RFC 5322, 2.1.1).
+NOTE_LIMIT: Final = 4000
+WORD_LIMIT: Final = 900
 # Whatever YAML can hold.
 Plain: TypeAlias = Any
 BROKEN: Final = object()
@@ -70,7 +85,7 @@ class At:
 
     def item(self, name: str) -> At:
         """The value of a key of the mapping that stands here."""
-        return At(self.value.get(name) if isinstance(self.value, Mapping) else None, name, self)
+        return At(self.value.get(name) if isinstance(self.value, (dict, Mapping)) else None, name, self)
 
     def become(self, value: object) -> None:
         """Go on with what a reference stands for; the reference still tells the line if that has none."""
@@ -141,7 +156,8 @@ def _quota(value: object) -> int:
     return _size(value)
 
 
-def _duration(value: object) -> int:
+def duration(value: object) -> int:
+    """Seconds. Raises Invalid."""
     text = _text(value) if not isinstance(value, int) or isinstance(value, bool) else str(value)
     if re.fullmatch(r"[0-9]{1,9}[smhdw]( *[0-9]{1,9}[smhdw])*", text, re.ASCII) is None:
         raise Invalid("not a time: whole numbers, each with s, m, h, d or w, are needed", "such as 5d or 1d 12h")
@@ -152,6 +168,49 @@ def _duration(value: object) -> int:
     if seconds >= 2**31:
         raise Invalid("longer than 68 years")
     return seconds
+
+
+def _retention(value: object) -> int:
+    """Seconds; 0 is for ever."""
+    return 0 if value == "unlimited" else duration(value)
+
+
+def _sieve(value: object) -> str:
+    """What a compiler will look at on the host; here only that it is text, and starts no program."""
+    text = _text(value)
+    if not text.strip():
+        raise Invalid("empty script", "remove the key")
+    if (found := re.search(r"[^\n\t -~\u00a0-\ud7ff\ue000-\U0010ffff]", text)) is not None:
+        raise Invalid(f"character U+{ord(found[0]):04X} not allowed")
+    if len(text.encode()) > SIEVE_LIMIT:
+        raise Invalid(f"longer than {SIEVE_LIMIT // 1024} KiB")
+    # A backslash means nothing before most characters, and does not hide a word.
+    if (found := re.search(r"vnd\.dovecot\.(?:pipe|execute|filter|debug)", text.replace("\\", ""))) is not None:
+        raise Invalid(f"{found[0]} not allowed: no script of the inventory starts programs")
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _note(value: object) -> str:
+    """Lines for people, without white space at their ends."""
+    text = "\n".join(line.rstrip() for line in _text(value).strip("\n").split("\n"))
+    if not text.strip():
+        raise Invalid("empty text", "remove the key")
+    if (
+        found := re.search(r"[^\n -~\u00a0-\u2027\u2030-\u2065\u206a-\ud7ff\ue000-\ufdcf\ufdf0-\uffef\U00010000-\U0010ffff]", text)
+    ) is not None:
+        raise Invalid(f"character U+{ord(found[0]):04X} not allowed")
+    if len(text) > NOTE_LIMIT:
+        raise Invalid(f"longer than {NOTE_LIMIT} characters")
+    if any(len(html.escape(word).encode("ascii", "xmlcharrefreplace")) > WORD_LIMIT for word in text.split()):
+        raise Invalid("a word that is too long for a line of a message (RFC 5322, 2.1.1)")
+    return text
+
+
+def _percent(value: object) -> int:
+    number = _integer(value)
+    if not 1 <= number <= 100:
+        raise Invalid("not between 1 and 100")
+    return number
 
 
 def _boolean(value: object) -> bool:
@@ -221,34 +280,137 @@ def _alias_name(value: object) -> str:
     return names.address(text) if "@" in text else names.local_part(text)
 
 
+def _limit(value: object) -> int:
+    """0 is unlimited."""
+    if value == "unlimited":
+        return 0
+    number = _integer(value)
+    if not 1 <= number <= 1_000_000:
+        raise Invalid("not between 1 and 1000000", "no limit is written unlimited" if number == 0 else "")
+    return number
+
+
+def _list_subject(value: object) -> str:
+    text = _text(value)
+    if text not in schema.LIST_SUBJECTS:
+        near = suggest(text, schema.LIST_SUBJECTS)
+        raise Invalid(f"not one of {', '.join(schema.LIST_SUBJECTS)}", near)
+    return text
+
+
+def _attachment_class(value: object) -> str:
+    return _choice(value, Key("choice", "", choices=schema.ATTACHMENT_CLASSES))
+
+
+def _file_extension(value: object) -> str:
+    text = _text(value).lower()
+    if re.fullmatch(r"[a-z0-9_-]{1,32}", text, re.ASCII) is None:
+        raise Invalid("not an extension: letters, digits, _ and -", f"write {text[1:]}" if text.startswith(".") else "")
+    return text
+
+
+def _media_type(value: object) -> str:
+    text = _text(value).lower()
+    if re.fullmatch(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]{0,126})", text, re.ASCII) is None:
+        raise Invalid("not a MIME type", "such as application/zip or video/*")
+    return text
+
+
+def _signature_file(value: object) -> str:
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.[a-z0-9]+", text, re.ASCII) is None:
+        raise Invalid("not a file name: letters, digits and . _ -")
+    if text.rpartition(".")[2] not in schema.SIGNATURE_FORMATS:
+        raise Invalid(f"not a format that ClamAV reads as text: {', '.join(schema.SIGNATURE_FORMATS)}")
+    return text
+
+
+def _rule(value: object) -> str:
+    text = _text(value)
+    if re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", text) is None:
+        raise Invalid("not a name of Rspamd's: letters, digits and _ . -")
+    return text
+
+
+def _country(value: object) -> str:
+    if value is False:
+        raise Invalid("without quotes this is a boolean in YAML, not Norway", 'write "NO"')
+    text, countries = _text(value), _COUNTRIES.split()
+    if text not in countries:
+        upper = "GB" if text.upper() == "UK" else text.upper()
+        raise Invalid("not a country code of ISO 3166", f"write {upper}" if upper in countries else "such as CN")
+    return text
+
+
+def _as_number(value: object) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    found = re.fullmatch(r"(?:AS)?([1-9][0-9]{0,9})", text, re.ASCII | re.IGNORECASE)
+    if found is None or int(found[1]) >= 2**32:
+        raise Invalid("not the number of an autonomous system", "such as AS64500")
+    if text != f"AS{found[1]}":
+        raise Invalid("AS and a number are needed", f"write AS{found[1]}")
+    return text
+
+
+# For messages: a name that has a score.
+_SCORED: Final = {"rule": "MISSING_TO", "country": "CN", "as_number": "AS64500"}
 _PARSERS: Final[Mapping[str, Callable[[object], Any]]] = {
     "access_address": _access_address,
     "access_client": lambda value: names.client(_text(value)),
+    "access_network": lambda value: names.network_of(_text(value)),
     "access_name": lambda value: names.access_name(_text(value)),
     "address": lambda value: names.target(_text(value)),
     "alias_name": _alias_name,
+    "as_number": _as_number,
+    "attachment_class": _attachment_class,
     "boolean": _boolean,
+    "country": _country,
     "destination": _destination,
+    "dns_name": lambda value: names.dns_name(_text(value)),
     "domain": _text,  # read by the caller, which knows allow_confusable
-    "duration": _duration,
+    "duration": duration,
+    "file_extension": _file_extension,
+    "folder": lambda value: names.folder(_text(value)),
+    "greeting": lambda value: names.greeting(_text(value)),
+    "greeting_pattern": lambda value: names.address_pattern(_text(value)),
     "host": lambda value: names.host(_text(value)),
     "integer": _integer,
+    "ip_address": lambda value: names.ip_address(_text(value)),
+    "ldap_attribute": lambda value: ldap.attribute(_text(value)),
+    "ldap_dn": lambda value: ldap.dn(_text(value)),
+    "ldap_filter": lambda value: ldap.filter_text(_text(value)),
+    "ldap_server": lambda value: ldap.server(_text(value)),
+    "limit": _limit,
+    "list_answer": lambda value: names.list_answer(_text(value)),
+    "list_subject": _list_subject,
     "local_part": lambda value: names.local_part(_text(value)),
     "match": _match,
+    "media_type": _media_type,
     "network": lambda value: names.network(_text(value)),
     "next_hop": lambda value: names.next_hop(_text(value)),
+    "note": _note,
     "number": _number,
     "pattern": lambda value: names.address_pattern(_text(value)),
+    "percent": _percent,
     "policy_destination": _policy_destination,
     "quota": _quota,
     "reply": lambda value: names.reply(_text(value)),
+    "retention": _retention,
+    "rule": _rule,
     "secret": _text,
     "selector": lambda value: names.selector(_text(value)),
     "sender": _sender,
+    "server": lambda value: names.server(_text(value)),
+    "sieve": _sieve,
+    "signature_file": _signature_file,
     "size": _size,
     "target": _text,  # read by the caller, which knows the domain
     "text": _text,
 }
+
+
+def _is_simple(key: Key) -> bool:
+    return not (key.type == "mapping" and key.keys is not None) and (key.default is None or isinstance(key.default, bool))
 
 
 class Reader:
@@ -262,6 +424,8 @@ class Reader:
         self.resolve = resolve
         self.locate = locate
         self.report = Report()
+        # By the identity of a mapping of the schema, which lives as long as the program.
+        self._known: dict[int, tuple[dict[str, Plain], dict[str, Key]]] = {}
 
     def refuse(self, at: At, reason: str, cure: str = "", value: object = BROKEN, secret: bool = False) -> None:
         value = at.value if value is BROKEN else value
@@ -295,17 +459,26 @@ class Reader:
             parsed = self.value(key, value, child)
             if parsed is not BROKEN:
                 values[str(name)] = parsed
-        for name, key in keys.items():
+        plain, others = self._defaults(keys)
+        for name, key in others.items():
             if name in values:
                 continue
             if key.required and raw.get(name) is None:
                 self.refuse(at, f"required key {name} is missing", value=None)
             values[name] = BROKEN if key.required else self.default(key)
-        return values
+        return {**plain, **values}
+
+    def _defaults(self, keys: Mapping[str, Key]) -> tuple[dict[str, Plain], dict[str, Key]]:
+        """Defaults that are the same for every mapping, and the keys that need a look at each: most of the work of 100 000 mailboxes."""
+        found = self._known.get(id(keys))
+        if found is None:
+            simple = {name: key.default for name, key in keys.items() if not key.required and _is_simple(key)}
+            found = self._known[id(keys)] = simple, {name: key for name, key in keys.items() if name not in simple}
+        return found
 
     def default(self, key: Key) -> Plain:
         if key.type == "mapping" and key.keys is not None:
-            return {name: inner.default for name, inner in key.keys.items()}
+            return {name: self.default(inner) for name, inner in key.keys.items()}
         if key.default is None or isinstance(key.default, bool):
             return key.default
         return self.value(key, key.default, At(key.default))
@@ -330,6 +503,8 @@ class Reader:
                 return _choice(value, key)
             if key.type == "spam":
                 return self.spam(value, at)
+            if key.type == "scores":
+                return self.scores(value, at, key.of)
             if key.type == "mapping":
                 return self.mapping(value, key.keys or {}, at) or BROKEN
             if key.type == "list":
@@ -343,6 +518,8 @@ class Reader:
     def items(self, key: Key, value: object, at: At) -> Plain:
         if key is schema.DOMAIN["dkim"] and isinstance(value, bool):
             return None if value else []
+        if key is schema.DOMAIN["certificate"] and isinstance(value, bool):
+            return value
         if not isinstance(value, list | tuple):
             cure = f"write [{value}]" if isinstance(value, str) and key.of and "{" not in value else ""
             raise Invalid(f"got {kind(value)}, a list is needed", cure if key.of != "secret" else "")
@@ -360,6 +537,24 @@ class Reader:
             if parsed is not None and parsed is not BROKEN:
                 entries.append((child, parsed))
         return entries
+
+    def scores(self, value: object, at: At, of: str) -> dict[str, float]:
+        """By name."""
+        if not isinstance(value, Mapping):
+            raise Invalid(f"got {kind(value)}, a mapping of names to numbers is needed", f"such as {{{_SCORED[of]}: 0.5}}")
+        at.become(value)
+        found: dict[str, float] = {}
+        for name, raw in value.items():
+            child = At(raw, str(name), at, name)
+            try:
+                _PARSERS[of](name)
+            except Invalid as error:
+                self.refuse(child, error.reason, error.cure, value=str(name))
+                continue
+            number = self.value(Key("number", ""), raw, child)
+            if number is not BROKEN:
+                found[name] = number
+        return found
 
     def spam(self, value: object, at: At) -> dict[str, float] | object:
         if isinstance(value, str):

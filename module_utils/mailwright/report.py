@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 __all__ = ["SECTIONS", "add_result", "new_host", "render"]
@@ -20,8 +20,9 @@ SECTIONS: Final = {
 # Names of one kind that the text shows; the JSON form has all.
 SHOWN: Final = 100
 
-# What a message of the role base begins with.
+# What a message of the role base, and one of validate.yml, begins with.
 PACKAGES: Final = "Packages to install"
+OVERRIDES: Final = "Overrides"
 
 Host = dict[str, Any]
 
@@ -29,11 +30,13 @@ Host = dict[str, Any]
 def new_host() -> Host:
     """A host of which nothing is known to change."""
     return {
+        "overrides": [],
         "packages": [],
         **{section: {"added": [], "changed": {}, "removed": []} for section in SECTIONS.values()},
         "archived": [],
         "restored": [],
-        "certificate": "",
+        "certificates": {},
+        "dns": {"added": [], "changed": [], "removed": []},
         "files": {"written": [], "removed": []},
         "services": {},
         "other": [],
@@ -46,6 +49,7 @@ def add_result(host: Host, action: str, task: str, result: Mapping[str, Any]) ->
         # The role base names them so, before apt has its way.
         label, _, names = str(result.get("msg", "")).partition(": ")
         host["packages"] += names.split() if label == PACKAGES else []
+        host["overrides"] += names.split(", ") if label == OVERRIDES else []
     if not result.get("changed") or action.endswith((".apt", ".debug")):
         return
     if action == "config_tree":
@@ -55,9 +59,12 @@ def add_result(host: Host, action: str, task: str, result: Mapping[str, Any]) ->
             _service(host, unit, what)
     elif action == "mail_directory":
         _add_mail_data(host, result)
-    elif action == "tls_certificate" and "reason" in result:
-        host["certificate"] = result["reason"]
-    else:
+    elif action == "tls_certificate" and "changes" in result:
+        host["certificates"].update({one["name"]: one["reason"] for one in result["changes"]})
+        host["certificates"].update(dict.fromkeys(result["removed"], "it is no longer wanted"))
+    elif action == "dns_publish" and result["lines"]:
+        _add_records(host["dns"], result["lines"])
+    elif task not in host["other"]:
         host["other"].append(task)
 
 
@@ -82,6 +89,15 @@ def _add_mail_data(host: Host, result: Mapping[str, Any]) -> None:
         host["files"]["written"] += result.get("files", [])
 
 
+def _add_records(section: dict[str, list[str]], lines: Iterable[str]) -> None:
+    """Records by name and type. In check mode a second task of the run finds once more what the first did."""
+    # "+ NAME. TTL TYPE VALUE", as the module writes it.
+    found = [(sign, f"{name.rstrip('.')} {kind}") for sign, name, _, kind, *_ in map(str.split, lines)]
+    added, removed = ({name for sign, name in found if sign == wanted} for wanted in "+-")
+    for key, names in (("added", added - removed), ("changed", added & removed), ("removed", removed - added)):
+        section[key] = sorted({*section[key], *names})
+
+
 def _service(host: Host, unit: str, what: str) -> None:
     """The strongest of what is done to a unit."""
     order = ["enable", "reload", "restart", "start"]
@@ -89,8 +105,8 @@ def _service(host: Host, unit: str, what: str) -> None:
 
 
 def is_changed(host: Host) -> bool:
-    """Whether anything is in it."""
-    return host != new_host()
+    """Whether anything is in it that changes the host."""
+    return {**host, "overrides": []} != new_host()
 
 
 def render(document: Mapping[str, Any]) -> str:
@@ -98,8 +114,8 @@ def render(document: Mapping[str, Any]) -> str:
     lines: list[str] = []
     changed = 0
     for name, host in document["hosts"].items():
-        if is_changed(host):
-            changed += 1
+        changed += is_changed(host)
+        if host != new_host():
             lines += [name, *(f"  {line}" for line in _lines(host)), ""]
     lines += [f"{host}: {text}" for host, text in document["problems"]]
     if document["problems"]:
@@ -121,8 +137,12 @@ def _lines(host: Host) -> Iterator[str]:
         yield from _cut(section, [f"- {name}" for name in found["removed"]])
     yield from _cut("mail", [f"- {name}: to the archive" for name in host["archived"]])
     yield from _cut("mail", [f"+ {name}: back from the archive" for name in host["restored"]])
-    if host["certificate"]:
-        yield f"{'certificate':11} ~ another one, since {host['certificate']}; the services that use it are reloaded"
+    yield from _cut(
+        "certificate", [f"~ {name}: {reason}; the services that use it are reloaded" for name, reason in host["certificates"].items()]
+    )
+    for sign, key in (("+", "added"), ("~", "changed"), ("-", "removed")):
+        yield from _cut("dns", [f"{sign} {name}" for name in host["dns"][key]])
+    yield from _cut("override", [f"  {name}" for name in host["overrides"]])
     yield from _cut("files", [f"~ {path}" for path in host["files"]["written"]])
     yield from _cut("files", [f"- {path}" for path in host["files"]["removed"]])
     yield from _cut("services", [f"~ {unit}: {what}" for unit, what in host["services"].items()])

@@ -13,7 +13,7 @@ from . import schema
 from .errors import Invalid
 from .reader import BROKEN, At, Reader, suggest
 
-__all__ = ["Relayed", "Routes", "Smarthost", "hop", "relayed_domain"]
+__all__ = ["Owner", "Relayed", "Routes", "Smarthost", "here", "hop", "relayed_domain"]
 
 # A user name ends at the first colon of an entry of smtp_sasl_password_maps.
 _CREDENTIAL_LIMIT = 255
@@ -61,6 +61,12 @@ class Owner(Protocol):
 def hop(next_hop: str, port: int | None) -> str:
     """A next hop as Postfix writes it everywhere, and looks up TLS policies and passwords by."""
     return next_hop + (f":{port}" if port else "")
+
+
+def here(recipient: str, domains: set[str]) -> bool:
+    """Whether an address, a domain or a .domain is one of these domains."""
+    name = recipient.rpartition("@")[2]
+    return name in domains or (name.startswith(".") and any(domain.endswith(name) for domain in domains))
 
 
 def relayed_domain(owner: Owner, at: At, name: str, values: dict[str, Any]) -> Relayed | None:
@@ -310,10 +316,9 @@ class Routes:
 
     def _recipient(self, at: At, recipient: str) -> None:
         """Only mail to our domains is asked about: another recipient is a misspelling."""
-        domain = recipient.rpartition("@")[2]
-        here = {*self.own, *self.relayed}
-        if domain not in here and not (domain.startswith(".") and any(name.endswith(domain) for name in here)):
-            self.owner.refuse(at, "not a domain of this inventory", suggest(domain, here), value=recipient)
+        domains = {*self.own, *self.relayed}
+        if not here(recipient, domains):
+            self.owner.refuse(at, "not a domain of this inventory", suggest(recipient.rpartition("@")[2], domains), value=recipient)
 
 
 def _plain_text(text: str) -> None:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from pathlib import Path
 
-__all__ = ["code_version", "seal", "secret_seal"]
+__all__ = ["code_version", "seal", "secret_seal", "slow_digest"]
 
 
 def code_version(project: Path) -> str:
@@ -29,9 +29,13 @@ def seal(request: object, code: str = "") -> str:
 
 
 def secret_seal(request: object, salt: str, code: str = "") -> str:
-    """The same for a request with passwords in it: scrypt (RFC 7914, 32 MiB), so that it tells them no sooner than their hashes do."""
-    digest = hashlib.scrypt(_canonical(request, code), salt=bytes.fromhex(salt), n=2**15, r=8, p=1, maxmem=2**26)
-    return digest.hex()
+    """The same for a request with passwords in it."""
+    return slow_digest(_canonical(request, code), salt)
+
+
+def slow_digest(data: bytes, salt: str) -> str:
+    """scrypt (RFC 7914, 64 MiB) with a salt in hexadecimal: tells passwords no sooner than their hashes do (hashing.py)."""
+    return hashlib.scrypt(data, salt=bytes.fromhex(salt), n=2**16, r=8, p=1, maxmem=2**27).hex()
 
 
 def _canonical(request: object, code: str) -> bytes:

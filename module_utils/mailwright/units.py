@@ -25,7 +25,8 @@ class UnitError(Exception):
 class Unit(NamedTuple):
     """A unit to be enabled and active; `process` is the unit whose state tells the truth.
 
-    A change of one of `paths` needs `action`, of one of `restart_on` a restart (globs, `*` matches slashes too).
+    A change of one of `paths` needs `action`, of one of `restart_on` a restart (globs, `*` matches slashes too). `refusal` is a
+    regular expression for what it logs where it keeps its old configuration at a reload.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Unit(NamedTuple):
     action: str = "reload"
     restart_on: tuple[str, ...] = ()
     paths: tuple[str, ...] = ("*",)
+    refusal: str | None = None
 
 
 def plan_unit(
@@ -129,6 +131,17 @@ def take_up(unit: Unit, action: str, states: Mapping[str, State]) -> None:
         action = "restart" if is_active(own) and not is_active(process) else "start"
     if action != "enable":
         systemctl(action, unit.name)
+
+
+def refusal_of(unit: Unit, since: float) -> str | None:
+    """What the unit logged since that time (seconds since 1970) that means a refused reload, None where nothing does."""
+    if unit.refusal is None:
+        return None
+    # What was logged before now is in the journal after this.
+    run(["journalctl", "--sync"])
+    named = [f"--unit={name}" for name in names_of([unit])]
+    _, output = run(["journalctl", "--no-pager", "--quiet", "--output=cat", f"--since=@{since:.6f}", *named])
+    return next((f"unit {unit.name}: {line}" for line in output.splitlines() if re.search(unit.refusal, line)), None)
 
 
 def log_lines(units: Iterable[Unit], since: float) -> str:

@@ -11,15 +11,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .errors import Invalid
+from .errors import Invalid, show
+from .overrides import VARIABLES, broken, settings
 from .reader import BROKEN, At, Plain, Reader, kind, suggest, unknown
 from .schema import SHARED
 
-__all__ = ["check_variables"]
+__all__ = ["check_variables", "overridden"]
 
 # What only exists once hosts were contacted, or once this check is done.
 _LATER: Final = re.compile(r"\b(ansible_\w+|hostvars|mail)\b")
 _SECRET: Final = re.compile(r"password|secret|token|private_key$")
+# What may be the name of a native setting, and of a file.
+_NAME: Final = re.compile(r"[^\s\x00-\x1f]+")
+_TABLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # Set by Mailwright itself.
 _INTERNAL: Final = frozenset({"mail_file_header"})
 
@@ -31,7 +35,7 @@ def check_variables(reader: Reader, variables: Mapping[str, Any], roles: Mapping
 
     `roles` has the options of each role's argument_specs, all entry points together.
     """
-    known: dict[str, Mapping[str, Any] | None] = {**dict.fromkeys(SHARED), **dict.fromkeys(_INTERNAL)}
+    known: dict[str, Any] = {**dict.fromkeys(SHARED), **dict.fromkeys(_INTERNAL)}
     for options in roles.values():
         known |= {name: spec for name, spec in options.items() if name not in known}
     prefixes = ("mail_", *(f"{role}_" for role in roles))
@@ -52,6 +56,66 @@ def check_variables(reader: Reader, variables: Mapping[str, Any], roles: Mapping
             )
         elif isinstance(spec, Mapping) and variables[name] is not None:
             _value(reader, spec, root.item(name))
+    if not reader.report.problems:
+        _dnsbl(reader, variables, known, root)
+        _promises(reader, variables, root)
+
+
+def _promises(reader: Reader, variables: Mapping[str, Any], root: At) -> None:
+    """O1: an override has the last word, but what it breaks is named; what would harm others is refused."""
+    for name in VARIABLES:
+        at = root.item(name)
+        try:
+            found = list(settings(name, reader.resolve(at.value)))
+        except Invalid:
+            # Of a host's facts, known later.
+            continue
+        for setting in found:
+            wrong = _TABLE if name == "postfix_tables" else _NAME
+            bad = next((part for part in setting.path if not wrong.fullmatch(part)), None)
+            if bad is not None:
+                reader.refuse(at, f"{show(bad)} is no name of a setting", value=None)
+                continue
+            promise = broken(setting)
+            if promise and promise.refused:
+                reader.refuse(at, f"{setting.label} breaks a promise: {promise.promise}", "take it out", value=None)
+            elif promise:
+                place = at.place(reader.locate)
+                reader.report.warnings.append(f"{f'{place}: ' if place else ''}{name}: {setting.label} breaks a promise: {promise.promise}")
+
+
+def overridden(reader: Reader, variables: Mapping[str, Any]) -> list[str]:
+    """The native settings that the inventory puts above ours, as the plan lists them; values may be secrets."""
+    names = []
+    for name in VARIABLES:
+        try:
+            names += [setting.label for setting in settings(name, reader.resolve(variables.get(name)))]
+        except Invalid:
+            names.append(f"{name}: known on the host only")
+    return names
+
+
+def _dnsbl(reader: Reader, variables: Mapping[str, Any], known: Options, root: At) -> None:
+    """I7: a list that has gone mad lists everybody, so two must agree before a client is turned away."""
+    weights: dict[str, int] = {}
+    values = {}
+    for name in ("postfix_dnsbl_sites", "postfix_dnsbl_threshold"):
+        values[name] = variables.get(name, known.get(name, {}).get("default"))
+    try:
+        threshold = reader.resolve(values["postfix_dnsbl_threshold"])
+        for index, site in enumerate(reader.resolve(values["postfix_dnsbl_sites"]) or ()):
+            name = reader.resolve(site["name"]).lower()
+            weights[name] = weights.get(name, 0) + max(0, reader.resolve(site.get("weight", 1)))
+            if weights[name] >= threshold:
+                reader.refuse(
+                    root.item("postfix_dnsbl_sites").child(f"[{index}]", site),
+                    f"{name} alone would turn everybody away if it failed: it gives {weights[name]} points, {threshold} are enough",
+                    "give it less weight, or raise postfix_dnsbl_threshold",
+                    value=None,
+                )
+    except Invalid:
+        # Of a host's facts, known later.
+        return
 
 
 def _is_secret(name: str, spec: Mapping[str, Any]) -> bool:

@@ -73,12 +73,10 @@ def converge(lab: Lab, release: str, inventory: Path) -> None:
     """Boot the lab and bring its mail host to the state the inventory declares."""
     with step(f"The lab: a bare Debian host ({release}), and a small internet around it"):
         lab.call("up", "--release", release)
-    with step("The world's DNS learns the domains of the inventory"):
+    with step("The owner of the domains delegates them to a name server of the world"):
         lab.playbook(SHARED / "publish.yml", inventory, quiet=True)
     with step("ansible-playbook site.yml"):
         lab.playbook(ROOT / "site.yml", inventory)
-    with step("The world's DNS learns the host's DKIM keys"):
-        lab.playbook(SHARED / "publish.yml", inventory, "-e", "publish_dkim=true", quiet=True)
     lab.playbook(SHARED / "model.yml", inventory, "-e", f"model_file={model_path(lab.name)}", quiet=True)
 
 

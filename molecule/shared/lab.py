@@ -28,7 +28,7 @@ COMMANDS = """commands:
   run MACHINE -- COMMAND    a command on a machine
   exec -- COMMAND           a command on this computer, but in the lab's network and with its name server
   publish FILE.json         put records into the lab's DNS, making zones as needed (- reads standard input):
-                            {"zones": [name], "records": [{"name", "type", "value", "ttl"}], "mail": {"hostname", "names", "domains"}}
+                            {"zones": [name], "records": [{"name", "type", "value", "ttl"}]}
   doctor [--install]        say what this computer lacks to run the lab, and the cure
   images [--remove]         build the images now, or remove those not in use
 """
@@ -210,9 +210,6 @@ class Lab:
             parsed = json.loads(document)
         except ValueError as error:
             raise LabError(f"{file}: no JSON: {error}") from error
-        if isinstance(parsed, dict) and "mail" in parsed:
-            of_host = world.mail_host(**parsed.pop("mail"))
-            parsed = {key: [*of_host.get(key, []), *parsed.get(key, [])] for key in ("zones", "records")}
         world.publish(self.name, json.dumps(parsed))
 
 

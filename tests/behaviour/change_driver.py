@@ -11,7 +11,8 @@ import os
 import sys
 import time
 
-from mailwright import directory as d
+from mailwright import layout, staging
+from mailwright.directory import Directory
 from mailwright.maps import parse_map, parse_patterns
 from mailwright.passwd_file import DENIABLE, parse_names, parse_users
 
@@ -22,7 +23,9 @@ HASH = sys.argv[2]
 KEEP = 1000
 
 
-def mailbox(address: str, password: str, quota: int = 0, junk_filing: bool = True, denied: tuple[str, ...] = ()) -> dict[str, object]:
+def mailbox(
+    address: str, password: str, quota: int = 0, junk_filing: bool = True, denied: tuple[str, ...] = (), extras: object = None
+) -> dict[str, object]:
     return {
         "address": address,
         "password": None,
@@ -32,6 +35,7 @@ def mailbox(address: str, password: str, quota: int = 0, junk_filing: bool = Tru
         "denied_protocols": list(denied),
         "enabled": True,
         "junk_filing": junk_filing,
+        "extras": extras or {},
     }
 
 
@@ -43,33 +47,33 @@ def aliases(state: int) -> dict[str, str]:
 
 
 def make_live(state: int) -> None:
-    where = d.Directory()
-    users = {name: user for name, user in parse_users(where.read(d.USERS)).items() if not name.endswith(f"@{DOMAIN}")}
-    denied = {protocol: parse_names(where.read(name)) for protocol, name in d.DENY.items()}
+    where = Directory()
+    users = {name: user for name, user in parse_users(where.read(layout.USERS)).items() if not name.endswith(f"@{DOMAIN}")}
+    denied = {protocol: parse_names(where.read(name)) for protocol, name in layout.DENY.items()}
     rows = [
-        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]))
+        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]), user.extras)
         for name, user in users.items()
     ]
     rows += [mailbox(f"{name}@{DOMAIN}", HASH) for name in ("one", "two", "b" if state % 2 == 0 else "a")]
-    table = {name: to for name, to in parse_map(where.read(d.ALIASES)).items() if not name.endswith(f"@{DOMAIN}")}
+    table = {name: to for name, to in parse_map(where.read(layout.ALIASES)).items() if not name.endswith(f"@{DOMAIN}")}
     table |= {f"{name}@{DOMAIN}": f"{to}@{DOMAIN}" for name, to in aliases(state).items()}
-    d.stage_mailboxes(where, rows, VERSION)
-    d.stage_aliases(where, [{"address": name, "to": to.split(", ")} for name, to in table.items()])
-    d.stage_domains(where, [{"name": name} for name in {*parse_map(where.read(d.DOMAINS)), DOMAIN}])
+    staging.stage_mailboxes(where, rows, VERSION)
+    staging.stage_aliases(where, [{"address": name, "to": to.split(", ")} for name, to in table.items()])
+    staging.stage_domains(where, [{"name": name} for name in {*parse_map(where.read(layout.DOMAINS)), DOMAIN}])
     where.activate(keep=KEEP)
 
 
 def make_domain_live(state: int, next_hop: str) -> None:
     """In an even state flop.test is relayed, in an odd one it is local."""
-    where = d.Directory()
-    users = {name: user for name, user in parse_users(where.read(d.USERS)).items() if name != MOVING}
-    denied = {protocol: parse_names(where.read(name)) for protocol, name in d.DENY.items()}
+    where = Directory()
+    users = {name: user for name, user in parse_users(where.read(layout.USERS)).items() if name != MOVING}
+    denied = {protocol: parse_names(where.read(name)) for protocol, name in layout.DENY.items()}
     rows = [
-        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]))
+        mailbox(name, user.password, user.quota, user.junk_filing, tuple(p for p in DENIABLE if name in denied[p]), user.extras)
         for name, user in users.items()
     ]
     name = MOVING.partition("@")[2]
-    maps = {table: parse_map(where.read(f"postfix/{table}")) for table in d.MAPS}
+    maps = {table: parse_map(where.read(f"postfix/{table}")) for table in layout.MAPS}
     relayed = {
         "relay_domains": {name: "OK"},
         "relay_recipients": {MOVING: "DUNNO", name: "550 5.1.1 unknown"},
@@ -79,23 +83,23 @@ def make_domain_live(state: int, next_hop: str) -> None:
         maps[table] = {key: value for key, value in maps[table].items() if key not in entries} | (entries if state % 2 == 0 else {})
     patterns = [
         {"pattern": key.removeprefix("/^(?:").removesuffix(")$/"), "to": to.split(", ")}
-        for key, to in parse_patterns(where.read(d.PATTERNS)).items()
+        for key, to in parse_patterns(where.read(layout.PATTERNS)).items()
     ]
-    domains = parse_map(where.read(d.DOMAINS)).keys() - {name} | ({name} if state % 2 else set())
+    domains = parse_map(where.read(layout.DOMAINS)).keys() - {name} | ({name} if state % 2 else set())
     as_rows = {table: [{"key": key, "value": value} for key, value in entries.items()] for table, entries in maps.items()}
-    passwords = [{"key": key, "value": value} for key, value in parse_map(where.read(d.PASSWORDS)).items()]
-    d.stage_mailboxes(where, [*rows, mailbox(MOVING, HASH)] if state % 2 else rows, VERSION)
-    d.stage_maps(where, as_rows, patterns, passwords)
-    d.stage_domains(where, [{"name": name} for name in domains])
+    passwords = [{"key": key, "value": value} for key, value in parse_map(where.read(layout.PASSWORDS)).items()]
+    staging.stage_mailboxes(where, [*rows, mailbox(MOVING, HASH)] if state % 2 else rows, VERSION)
+    staging.stage_maps(where, as_rows, patterns, passwords)
+    staging.stage_domains(where, [{"name": name} for name in domains])
     where.activate(keep=KEEP)
 
 
 for line in sys.stdin:
     start = time.time()
     if line.startswith("back"):
-        d.Directory().roll_back(int(line.split()[1]), keep=KEEP)
+        Directory().roll_back(int(line.split()[1]), keep=KEEP)
     elif line.startswith("relay"):
         make_domain_live(int(line.split()[1]), sys.argv[3])
     elif line.strip() != "which":
         make_live(int(line))
-    print(json.dumps({"start": start, "end": time.time(), "generation": d.Directory().live(), "process": os.getpid()}), flush=True)
+    print(json.dumps({"start": start, "end": time.time(), "generation": Directory().live(), "process": os.getpid()}), flush=True)

@@ -22,6 +22,13 @@ import correspondent  # noqa: E402  (needs the path above)
 import hosts  # noqa: E402  (needs the path above)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what edits inventories, so that it can run on a host of its own (molecule/shared/test-releases)."""
+    for item in items:
+        if hasattr(getattr(item, "module", None), "edited_lab") or hasattr(getattr(item, "module", None), "Site"):
+            item.add_marker("edits")
+
+
 @pytest.fixture(scope="session")
 def model() -> dict[str, Any]:
     """The compiled inventory that the host was converged with."""

@@ -36,7 +36,9 @@ class Site:
         """Status and output of a playbook."""
         argv = [Path(sys.executable).parent / "ansible-playbook", ROOT / playbook, "-i", self.path, *arguments]
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        done = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        done = subprocess.run(
+            argv, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
         return done.returncode, done.stdout
 
     def changed(self, *arguments: str) -> int:
@@ -50,9 +52,11 @@ class Site:
 
 @contextlib.contextmanager
 def edited_lab(directory: Path, *arguments: str) -> Iterator[Site]:
-    """A copy to be edited; afterwards the lab's own inventory is live, by a run with these arguments."""
-    yield Site(directory / "edited")
-    Site(directory / "lab").changed("-e", "directory_removals_allowed=true", *arguments)
+    """A copy to be edited; afterwards, even of a failure, the lab's own inventory is live, by a run with these arguments."""
+    try:
+        yield Site(directory / "edited")
+    finally:
+        Site(directory / "lab").changed("-e", "directory_removals_allowed=true", *arguments)
 
 
 def logs_in(mail: MailHost, address: str, password: str) -> bool:

@@ -17,10 +17,8 @@ STARTTLS = (25, 587)
 
 
 @contextlib.contextmanager
-def handshake(
-    mail: MailHost, port: int, context: ssl.SSLContext | None = None, *, ipv6: bool = False, name: str | None = None
-) -> Iterator[ssl.SSLSocket]:
-    """A TLS connection to a port; the certificate is verified unless `context` says otherwise."""
+def ready(mail: MailHost, port: int, *, ipv6: bool = False) -> Iterator[socket.socket]:
+    """A connection on which the next word is TLS."""
     source = wire.STRANGER6 if ipv6 else wire.STRANGER4
     with socket.create_connection((mail.ipv6 if ipv6 else mail.ipv4, port), 40, (source, 0)) as plain:
         if port in STARTTLS:
@@ -33,8 +31,19 @@ def handshake(
             _until_ok(session)
             session.send(b"STARTTLS\r\n")
             _until_ok(session)
-        with (context or mail.tls).wrap_socket(plain, server_hostname=name or mail.hostname) as secure:
-            yield secure
+        yield plain
+
+
+@contextlib.contextmanager
+def handshake(
+    mail: MailHost, port: int, context: ssl.SSLContext | None = None, *, ipv6: bool = False, name: str | None = None
+) -> Iterator[ssl.SSLSocket]:
+    """A TLS connection to a port; the certificate is verified unless `context` says otherwise."""
+    with (
+        ready(mail, port, ipv6=ipv6) as plain,
+        (context or mail.tls).wrap_socket(plain, server_hostname=name or mail.hostname) as secure,
+    ):
+        yield secure
 
 
 def _until_ok(session: wire.Session) -> None:

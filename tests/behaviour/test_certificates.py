@@ -93,7 +93,8 @@ def test_a_key_that_does_not_belong_to_its_certificate_is_never_deployed(mail: M
     script = """set -e; d=$(mktemp -d); trap 'rm -rf "$d"' EXIT
 cp -L /etc/letsencrypt/live/mailwright/*.pem "$d"
 openssl ecparam -genkey -name prime256v1 -noout -out "$d/privkey.pem"
-unshare --mount sh -c 'mount --bind "$0" /etc/letsencrypt/live/mailwright; exec /etc/letsencrypt/renewal-hooks/deploy/mailwright' "$d" """
+export RENEWED_LINEAGE=/etc/letsencrypt/live/mailwright
+unshare --mount sh -c 'mount --bind "$0" $RENEWED_LINEAGE; exec /etc/letsencrypt/renewal-hooks/deploy/mailwright' "$d" """
     done = host.run("sh -c %s", script)
     assert done.rc == 1
     assert "do not belong together" in done.stderr
@@ -115,3 +116,21 @@ def test_the_chain_is_complete(mail: MailHost) -> None:
     with handshake(mail, 25) as secure:
         ends = ssl.cert_time_to_seconds(str((secure.getpeercert() or {})["notAfter"]))
     assert dt.datetime.fromtimestamp(ends, dt.UTC) > dt.datetime.now(dt.UTC)
+
+
+def test_the_postmaster_hears_of_a_certificate_that_ends_soon(host: Host) -> None:
+    assert host.service("mailwright-check-certificates.timer").is_running
+    # In place of one that lives for years, for a moment; only the check looks at it.
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=short.test -days 3"
+    make = f"""set -e; cd /var/lib/mailwright/tls; mkdir -m 700 short.test@test; ln -s short.test@test short.test
+{request} -keyout short.test/privkey.pem -out short.test/fullchain.pem 2>&1"""
+    host.check_output(make)
+    try:
+        host.check_output("systemctl start mailwright-check-certificates.service")
+    finally:
+        host.check_output("rm -r /var/lib/mailwright/tls/short.test /var/lib/mailwright/tls/short.test@test")
+    query = "doveadm fetch -u alice@oak.test text HEADER Subject 'Certificates of mail.oak.test end soon'"
+    text = until("the postmaster's mail", lambda: host.check_output(query), 60)
+    assert "short.test: " in text
+    assert "default: " not in text
+    host.check_output("doveadm expunge -u alice@oak.test mailbox INBOX HEADER Subject 'Certificates of mail.oak.test end soon'")

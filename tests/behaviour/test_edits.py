@@ -111,11 +111,12 @@ def test_a_wrong_inventory_touches_nothing(host: Host, site: Site) -> None:
     def modules_run() -> str:
         return host.check_output("journalctl --sync; journalctl --quiet --output cat --grep 'Invoked with' | wc -l")
 
-    site.edit("domains/elm.test.yml", "catch_all: dave", "catch_all: nobody-here")
+    site.edit("domains/oak.test.yml", "    to: [alice]\n", "    to: [nobody-here]\n")
     before = modules_run()
     status, output = site.run()
     assert status != 0
-    assert re.search(r"domains/elm\.test\.yml:3: catch_all: .*nobody-here", output), output
+    line = (site.path / "domains/oak.test.yml").read_text().splitlines().index("    to: [nobody-here]") + 1
+    assert re.search(rf"domains/oak\.test\.yml:{line}: aliases\[\d+\]\.to\[0\]: nobody-here@oak\.test: no mailbox", output), output
     assert "No host was contacted" in output
     assert modules_run() == before
 

@@ -12,8 +12,8 @@ from correspondent import MailHost, until
 from testinfra.host import Host
 
 OPEN = {22, 25, 80, 443, 465, 587, 993, 995, 4190}
-# Unbound for this host's programs; for its Postfix Rspamd, PostSRSd, and Postfix's own second door for forwarded mail.
-LOOPBACK = {("tcp", 53), ("udp", 53), ("tcp", 11332), ("tcp", 10001), ("tcp", 10002), ("tcp", 10027)}
+# Unbound for this host's programs; for its Postfix Rspamd, PostSRSd, the MTA-STS resolver, and its own second door for forwarded mail.
+LOOPBACK = {("tcp", 53), ("udp", 53), ("tcp", 11332), ("tcp", 11334), ("tcp", 10001), ("tcp", 10002), ("tcp", 10027), ("tcp", 8461)}
 CLOSED = [*range(1, 1025), 2000, 2525, 3310, 4949, 5432, 6379, 8080, 8443, 8953, 8983, 9100, 10025, 11211, 11332, 11333, 11334, 24, 10023]
 RULES, FIREWALL = "/etc/mailwright/firewall.nft", "/usr/local/lib/mailwright/firewall"
 
@@ -94,7 +94,17 @@ def test_a_restart_of_the_firewall_keeps_it_shut(mail: MailHost, host: Host) -> 
 # Highest exposure level (systemd-analyze security) each service may have.
 @pytest.mark.parametrize(
     ("unit", "limit"),
-    [("postfix", 3.5), ("dovecot", 3.3), ("rspamd", 2.0), ("nginx", 2.6), ("unbound", 2.8), ("redis-server", 2.0), ("postsrsd", 2.0)],
+    [
+        ("postfix", 3.5),
+        ("dovecot", 3.3),
+        ("rspamd", 2.0),
+        ("nginx", 2.6),
+        ("unbound", 2.8),
+        ("redis-server", 2.0),
+        ("postsrsd", 2.0),
+        ("postfix-mta-sts-resolver", 2.0),
+        ("fail2ban", 2.4),
+    ],
 )
 def test_services_run_in_a_sandbox(host: Host, unit: str, limit: float) -> None:
     if unit == "postfix" and host.system_info.codename == "bookworm":
@@ -105,7 +115,9 @@ def test_services_run_in_a_sandbox(host: Host, unit: str, limit: float) -> None:
     assert float(found[1]) <= limit
 
 
-@pytest.mark.parametrize("unit", ["dovecot", "nginx", "unbound", "rspamd", "redis-server", "postsrsd"])
+@pytest.mark.parametrize(
+    "unit", ["dovecot", "nginx", "unbound", "rspamd", "redis-server", "postsrsd", "postfix-mta-sts-resolver", "fail2ban"]
+)
 def test_services_come_back_after_a_crash(host: Host, unit: str) -> None:
     assert host.check_output("systemctl show -P Restart %s.service", unit) in ("on-failure", "always")
 

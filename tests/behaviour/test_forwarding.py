@@ -7,6 +7,8 @@ import email.policy
 import re
 from email.message import EmailMessage
 
+import dkim
+import dns.resolver
 import pytest
 from correspondent import MailHost, judge, send_from_world, until, world_mailbox, write
 from hosts import run_on_world
@@ -53,10 +55,26 @@ def srs(mail: MailHost) -> str:
 )
 def test_forwarded_mail_passes_spf_dkim_and_dmarc_at_the_next_server(mail: MailHost, recipient: str, at: str) -> None:
     raw = forwarded(recipient, at)
-    assert re.fullmatch(r"SRS0=\w+=\w+=expired\.test=stranger@mail\.oak\.test", return_path(raw)), return_path(raw)
+    assert re.fullmatch(r"SRS0=[\w+/]+=\w+=expired\.test=stranger@mail\.oak\.test", return_path(raw)), return_path(raw)
     found = judge(raw)
     assert (found.spf, found.dkim, found.dmarc) == ("pass", "pass", "pass")
     assert b"forward.invalid" not in raw
+
+
+def test_forwarded_mail_is_sealed_with_what_was_found_when_it_came_in(mail: MailHost, accounts: dict[str, str]) -> None:
+    raw = forwarded("partner@oak.test")
+    outcome, _, reason = dkim.arc_verify(raw, dnsfunc=dkim_records)
+    assert outcome == b"pass", reason
+    (seen,) = email.message_from_bytes(raw).get_all("ARC-Authentication-Results", [])
+    assert "d=oak.test" in str(email.message_from_bytes(raw)["ARC-Seal"])
+    assert {"dkim=pass", "spf=pass", "dmarc=pass"} <= set(seen.replace(";", " ").split())
+    message = write(SENDER, "bob@oak.test")
+    send_from_world(message, SENDER, "bob@oak.test")
+    assert b"ARC-Seal" not in mail.find("bob@oak.test", accounts["bob@oak.test"], str(message["Message-ID"]))
+
+
+def dkim_records(name: bytes, timeout: int = 5) -> bytes:
+    return b"".join(dns.resolver.resolve(name.decode(), "TXT", lifetime=timeout)[0].strings)
 
 
 def test_the_mailbox_keeps_a_copy_if_it_is_to_and_the_copy_has_the_senders_own_address(

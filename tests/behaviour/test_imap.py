@@ -12,6 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -76,12 +77,13 @@ def test_a_wrong_password_and_an_unknown_user_look_the_same(mail: MailHost, owne
         start = time.monotonic()
         return attempt(mail, login, "wrong"), time.monotonic() - start
 
-    known = [timed(owner) for _ in range(3)]
-    unknown = [timed(f"nobody-{secrets.token_hex(4)}@{owner.partition('@')[2]}") for _ in range(3)]
-    assert {text for text, _ in known} == {text for text, _ in unknown}
-    assert "" not in {text for text, _ in known}
-    assert abs(statistics.median(s for _, s in known) - statistics.median(s for _, s in unknown)) < 0.1
-    assert min(seconds for _, seconds in known + unknown) > 2
+    # At the same moment: Dovecot answers failures on the beat of its clock, and what else the computer does delays both.
+    with ThreadPoolExecutor() as pool:
+        pairs = [list(pool.map(timed, (owner, f"nobody-{secrets.token_hex(4)}@{owner.partition('@')[2]}"))) for _ in range(3)]
+    assert len({text for pair in pairs for text, _ in pair}) == 1
+    assert "" not in {text for pair in pairs for text, _ in pair}
+    assert statistics.median(abs(known - unknown) for (_, known), (_, unknown) in pairs) < 0.1
+    assert min(seconds for pair in pairs for _, seconds in pair) > 2
 
 
 def test_a_failed_login_delays_nobody_else_at_the_same_address(mail: MailHost, accounts: dict[str, str], owner: str) -> None:

@@ -40,10 +40,10 @@ def letter(owner: str, **headers: str) -> tuple[str, bytes]:
 
 
 def learned(host: Host, subject: str) -> list[str]:
-    """As what Rspamd has learned the message, in order. (Its own statistics are up to a minute old.)"""
+    """As what Rspamd has learned the message, in order, as told in the journal. (Its own statistics are up to a minute old.)"""
     host.check_output("journalctl --sync")
-    text = host.run("journalctl --quiet --unit rspamd --output cat --grep %s", f"learned message as .*{subject}").stdout
-    return re.findall("learned message as (spam|ham)", text)
+    text = host.run("journalctl --quiet --identifier mailwright-learn --output cat").stdout
+    return re.findall(rf"^learned as (spam|ham): <{subject}@good\.test>, by \S+@\S+$", text, re.MULTILINE)
 
 
 def move(session: imaplib.IMAP4, subject: str, source: str, target: str) -> None:
@@ -116,6 +116,18 @@ def test_moving_mail_into_junk_teaches_spam_and_out_of_it_ham(session: imaplib.I
     move(session, subject, "Junk", "INBOX")
     assert learned(host, subject) == ["spam", "ham"]
     drop(session, subject, "INBOX")
+
+
+def test_only_declared_trainers_teach(mail: MailHost, host: Host, accounts: dict[str, str], model: dict[str, Any]) -> None:
+    trainers = model["settings"]["spam_trainers"]
+    address = next(address for address in plain_mailboxes(model) if address not in trainers)
+    subject, message = letter(address)
+    deliver(host, address, message)
+    with imap(mail, address, accounts[address]) as session:
+        move(session, subject, "INBOX", "Junk")
+        move(session, subject, "Junk", "INBOX")
+        drop(session, subject, "INBOX")
+    assert learned(host, subject) == []
 
 
 @pytest.mark.parametrize(("source", "target"), [("Junk", "Trash"), ("INBOX", "Trash"), ("INBOX", "Archive")])

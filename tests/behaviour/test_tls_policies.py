@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from correspondent import MailHost, until, world_mailbox, write
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from hosts import HOME, run_on, run_on_world
+from hosts import run_on_world
 from testinfra.host import Host
-
-TLSA = "_25._tcp.mx.smart.test"
 
 
 @pytest.fixture
@@ -74,43 +70,86 @@ def test_without_a_policy_the_same_servers_get_mail(send: Callable[[str], str], 
     assert ("using TLS" in received(f"lenient@{domain}", send(f"lenient@{domain}"))) is tls
 
 
-def public_key_digest() -> str:
-    """Of the server's certificate: matching type 1, selector 1 (RFC 6698)."""
-    certificate = x509.load_pem_x509_certificate((HOME / "ca/mx.smart.test.pem").read_bytes())
-    key = certificate.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    digest = hashes.Hash(hashes.SHA256())
-    digest.update(key)
-    return digest.finalize().hex()
+# What destinations demand themselves; the world's side of it is in molecule/shared/laboratory/world.py.
 
 
-@pytest.fixture
-def publish(host: Host) -> Iterator[Callable[[str], None]]:
-    """Publish a TLSA record with this digest for the server of smart.test, and wait until the mail host goes by it."""
-
-    def replace(digest: str | None) -> None:
-        record = {"name": TLSA, "type": "TLSA", "value": f"3 1 1 {digest}" if digest else None, "ttl": 2}
-        run_on("world", "/usr/local/lib/world/publish.py", stdin=json.dumps([record]).encode())
-        asked = "posttls-finger -c -l dane -L summary,verbose smart.test 2>&1"
-
-        def goes_by_it() -> bool:
-            said = host.run(asked).stdout
-            return digest.upper() in said.upper() if digest else "TLSA record" not in said
-
-        until("the mail host goes by what is published", goes_by_it)
-        # A client that is still there remembers what it saw (tlsa cache of smtp(8)).
-        host.check_output("postfix reload")
-
-    yield replace
-    replace(None)
+def connections(host: Host, server: str) -> str:
+    """What Postfix has logged of its TLS connections to a server."""
+    host.check_output("journalctl --sync")
+    return host.check_output("journalctl --quiet --since -2min --output cat --grep %s", f"TLS connection established to {server}\\[")
 
 
-def test_a_published_key_is_enforced_and_a_wrong_one_lets_mail_wait(
-    send: Callable[[str], str], publish: Callable[[str], None], host: Host
+def test_dane_delivers_to_a_server_whose_key_is_the_published_one(send: Callable[[str], str], host: Host) -> None:
+    assert "using TLS" in received("dane@dane.good.test", send("dane@dane.good.test"))
+    assert "Verified TLS connection established to mx-dane.good.test[" in connections(host, "mx-dane.good.test")
+
+
+@pytest.mark.parametrize("domain", ["wrongdane.good.test", "wrongboth.good.test"], ids=["alone", "with a policy that would be kept"])
+def test_dane_lets_mail_wait_for_a_server_with_another_key(send: Callable[[str], str], host: Host, domain: str) -> None:
+    send(f"strict@{domain}")
+    assert "Server certificate not " in waits_because(host, f"strict@{domain}")
+
+
+def test_dane_comes_before_a_policy_that_only_names_could_keep(send: Callable[[str], str], host: Host) -> None:
+    """RFC 8461, 2: the certificate has another name, but the key is the published one."""
+    assert "using TLS" in received("dane@both.good.test", send("dane@both.good.test"))
+    assert "Verified TLS connection established to mx-dane.good.test[" in connections(host, "mx-dane.good.test")
+    asked = "postmap -q %s socketmap:inet:127.0.0.1:8461:postfix"
+    assert host.check_output(asked, "both.good.test") == "dane-only"
+    assert host.check_output(asked, "wrongboth.good.test") == "dane-only"
+
+
+@pytest.mark.parametrize("domain", ["sts.good.test", "sts-wildcard.good.test"])
+def test_an_enforced_policy_delivers_to_the_server_that_it_names(send: Callable[[str], str], host: Host, domain: str) -> None:
+    assert host.check_output("postmap -q %s socketmap:inet:127.0.0.1:8461:postfix", domain).startswith("secure match=")
+    assert "using TLS" in received(f"strict@{domain}", send(f"strict@{domain}"))
+    assert "Verified TLS connection established to mx.good.test[" in connections(host, "mx.good.test")
+
+
+@pytest.mark.parametrize(
+    ("domain", "reasons"),
+    [
+        ("sts-wrong.good.test", ("Server certificate not verified", "server unavailable or unable to receive mail")),
+        ("sts.expired.test", ("Server certificate not",)),
+        ("sts.plain.test", ("TLS is required, but was not offered",)),
+    ],
+    ids=["wrong name", "expired certificate", "no TLS"],
+)
+def test_an_enforced_policy_lets_mail_wait_for_a_server_that_cannot_keep_it(
+    send: Callable[[str], str], host: Host, domain: str, reasons: tuple[str, ...]
 ) -> None:
-    publish(public_key_digest())
-    assert "using TLS" in received("dane@smart.test", send("dane@smart.test"))
-    log = host.check_output("journalctl --quiet --since -1min --output cat --grep 'TLS connection established to mx.smart.test.*:25'")
-    assert "Verified TLS connection" in log
-    publish("0" * 64)
-    send("wrong@smart.test")
-    assert "Server certificate not " in waits_because(host, "wrong@smart.test")
+    send(f"strict@{domain}")
+    why = waits_because(host, f"strict@{domain}")
+    assert any(reason in why for reason in reasons), why
+
+
+def test_a_policy_in_testing_delivers_to_a_server_that_cannot_keep_it(send: Callable[[str], str], host: Host) -> None:
+    assert "using TLS" in received("lenient@sts-testing.expired.test", send("lenient@sts-testing.expired.test"))
+
+
+@pytest.mark.parametrize(
+    "domain",
+    ["wrongdane-eased.good.test", "sts-eased.good.test", "sts.under.good.test"],
+    ids=["DANE", "MTA-STS", "MTA-STS of a subdomain"],
+)
+def test_what_is_declared_here_wins_over_what_the_destination_demands(send: Callable[[str], str], domain: str) -> None:
+    assert "using TLS" in received(f"lenient@{domain}", send(f"lenient@{domain}"))
+
+
+def test_mail_waits_while_policies_cannot_be_asked_for_and_then_goes_on(send: Callable[[str], str], host: Host) -> None:
+    host.check_output("systemctl stop postfix-mta-sts-resolver.service")
+    try:
+        message_id = send("later@sts.good.test")
+        assert "TLS configuration problem" in waits_because(host, "later@sts.good.test")
+    finally:
+        host.check_output("systemctl start postfix-mta-sts-resolver.service")
+    host.check_output("postqueue -f")
+    received("later@sts.good.test", message_id)
+
+
+def test_nobody_else_may_ask_for_policies_or_write_them(host: Host) -> None:
+    listening = {line.split()[3] for line in host.check_output("ss -Hlnt").splitlines()}
+    assert {address for address in listening if address.endswith(":8461")} == {"127.0.0.1:8461"}
+    assert set(host.check_output("ps -o user= -C mta-sts-daemon,python3 | sort -u").split()) >= {"_mta-sts"}
+    cache = host.file("/var/lib/mta-sts/cache.db")
+    assert (cache.user, cache.mode & 0o077) == ("_mta-sts", 0)

@@ -10,12 +10,55 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
+# The host's own, and one for clients that ask for its name.
+CERTIFICATES: list[dict[str, Any]] = [
+    {"name": "default", "names": ["mail.oak.test", "imap.oak.test"], "mail_names": []},
+    {"name": "elm.test", "names": ["mail.elm.test"], "mail_names": ["mail.elm.test"]},
+]
 SETTINGS: dict[str, Any] = {
     "hostname": "mail.oak.test",
     "networks": [],
     "recipient_delimiter": "+",
     "message_size_limit": 52428800,
     "spam": {"greylist": 4.0, "junk": 6.0, "reject": 15.0},
+    "mta_sts_outgoing": True,
+    "dmarc_reports": {"organisation": None, "from": None},
+    "authentication": {
+        "spf": {"fail": "score", "softfail": "score", "permerror": "score", "temperror": "score"},
+        "dkim": {"fail": "score", "permerror": "score", "temperror": "score"},
+        "dmarc": {"reject": "reject", "quarantine": "junk", "none": "score", "temperror": "score"},
+        "arc": {"trusted_sealers": []},
+    },
+    "greylisting": True,
+    "spam_marks": {"subject": None, "status": False, "score": False, "level": False},
+    "spam_scores": {"symbols": {}, "groups": {}},
+    "spam_trainers": None,
+    "reputation": False,
+    "origins": {"countries": {}, "networks": {}, "updates": True},
+    "missing_headers": {"from": "reject", "date": "score"},
+    "sending_limit": 500,
+    "antivirus": {"action": "none", "unscanned": "defer", "updates": True, "signatures": []},
+    "quarantine": {"mailbox": None, "notify": [], "notify_recipients": True, "spam": False},
+    "attachments": {"refuse": ["executables"], "extensions": [], "types": []},
+}
+# What compile_rows leaves beside them.
+ROWS: dict[str, Any] = {
+    "hostname": "mail.oak.test",
+    "domains": [],
+    "dkim_keys": [],
+    "spam_settings": [],
+    "forwarders": [],
+    "filter": {action: {"clients": [], "senders": [], "recipients": []} for action in ("allow", "block", "no_greylisting")},
+    "filter_web": None,
+    "blocklists": [],
+    "sending_limits": {},
+    "certificates": CERTIFICATES[:1],
+    "deleted_to_trash": False,
+    "sieve_scripts": {},
+    "legal_notes": {},
+    "ldap": None,
+    "public_folders": {},
+    "settings": SETTINGS,
 }
 
 
@@ -27,7 +70,7 @@ def render(role: str, *trees: str, mail: dict[str, Any] | None = None, **variabl
         **yaml.safe_load((folder / "vars/main.yml").read_text()),
     }
     known = {name: trusted(value) for name, value in known.items()}
-    known["mail"] = {"hostname": "mail.oak.test", "domains": [], "dkim_keys": [], "spam_settings": [], "settings": SETTINGS, **(mail or {})}
+    known["mail"] = {**ROWS, **(mail or {})}
     known["mail_file_header"] = "Written by Mailwright."
     known.update(variables)
     templar = Templar(loader=DataLoader(), variables=known).copy_with_new_env(searchpath=[str(ROOT / "templates")])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import SETTINGS, render
+from rendering import CERTIFICATES, SETTINGS, render
 
 CONF = "/etc/dovecot/dovecot.conf"
 VERSIONS = ["2.3", "2.4"]
@@ -18,15 +18,29 @@ HOSTILE = "a\nssl = no #{$%{env:PATH}\"'\\"
 USERNAMES = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+=-@")
 
 
-def tree(version: str, settings: dict[str, Any] | None = None, **variables: object) -> dict[str, str]:
+def tree(
+    version: str,
+    settings: dict[str, Any] | None = None,
+    certificates: list[dict[str, Any]] | None = None,
+    rows: dict[str, Any] | None = None,
+    **variables: object,
+) -> dict[str, str]:
     """Path on the host → text."""
     release = {"2.3": "12", "2.4": "13"}[version]
-    known = {"postmaster": "postmaster@oak.test", "default_quota": 5 * 2**30, "tls_profile": "intermediate"}
+    known = {
+        "postmaster": "postmaster@oak.test",
+        "default_quota": 5 * 2**30,
+        "tls_profile": "intermediate",
+        "quota_warnings": [80, 95],
+        "master_users": [],
+        "sharing": False,
+        "shared_seen": False,
+    }
     return render(
         "dovecot",
         "common",
         version,
-        mail={"settings": {**SETTINGS, **known, **(settings or {})}},
+        mail={"settings": {**SETTINGS, **known, **(settings or {})}, "certificates": certificates or CERTIFICATES[:1], **(rows or {})},
         ansible_facts={"distribution_major_version": release},
         **variables,
     )
@@ -38,7 +52,7 @@ def blocks(text: str) -> dict[str, Any]:
     stack = [root]
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
-        if not line or line.startswith("#"):
+        if not line or line.startswith(("#", "!")):
             continue
         if line == "}":
             stack.pop()
@@ -127,12 +141,43 @@ def test_a_full_mailbox_is_answered_as_declared(version: str, action: str, codes
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_what_is_off_is_not_there(version: str) -> None:
+    files = tree(version)
+    for word in (
+        "master_user",
+        "master =",
+        "lazy_expunge",
+        "mail_log",
+        "notify =",
+        " notify",
+        "autoexpunge",
+        "fts_",
+        "/before/",
+        "/after/",
+        "acl",
+        "Public",
+        "Shared",
+    ):
+        assert word not in files[CONF]
+    assert not [path for path in files if "masters" in path]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_master_users_are_listed_by_protocol_and_send_only_where_declared(version: str) -> None:
+    users = [{"name": "a", "password_hash": "{X}1", "submission": False}, {"name": "b", "password_hash": "{X}2", "submission": True}]
+    files = tree(version, {"master_users": users})
+    listed = {name: re.findall("(?m)^[^#].*", files[f"/etc/dovecot/masters-{name}"]) for name in ("imap", "pop3", "sieve", "smtp")}
+    assert listed == {**{name: ["a:{X}1", "b:{X}2"] for name in ("imap", "pop3", "sieve")}, "smtp": ["b:{X}2"]}
+    assert "auth_master_user_separator = *" in files[CONF]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_the_highest_warning_comes_first(version: str) -> None:
     # Dovecot sends the first that is crossed, and no other.
-    text = tree(version, dovecot_quota_warnings=[50, 95, 80])[CONF]
+    text = tree(version, {"quota_warnings": [50, 95, 80]})[CONF]
     found = re.findall(r"quota-warning (\d+) %u" if version == "2.3" else r"args = (\d+) %", text)
     assert found == ["95", "80", "50"]
-    assert "quota-warning {" not in blocks(tree(version, dovecot_quota_warnings=[])[CONF]).get('quota "User quota"', {})
+    assert "quota-warning {" not in blocks(tree(version, {"quota_warnings": []})[CONF]).get('quota "User quota"', {})
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -179,8 +224,15 @@ def test_scripts_start_with_their_interpreter(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("variables", [{}, {"dovecot_imap_starttls_enabled": True, "dovecot_auth_penalty_enabled": True}])
-def test_doveconf_accepts_the_tree(version: str, variables: dict[str, object], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"dovecot_imap_starttls_enabled": True, "dovecot_auth_penalty_enabled": True},
+        {"rows": {"deleted_to_trash": True, "sieve_scripts": {"before/host.sieve": "keep;"}}, "dovecot_imap_log_enabled": True},
+    ],
+)
+def test_doveconf_accepts_the_tree(version: str, variables: dict[str, Any], tmp_path: Path) -> None:
     doveconf = shutil.which("doveconf")
     installed = subprocess.run([doveconf, "-n"], capture_output=True, text=True, check=False).stdout if doveconf else ""
     if not installed.startswith(f"# {version}."):
@@ -189,3 +241,26 @@ def test_doveconf_accepts_the_tree(version: str, variables: dict[str, object], t
     conf.write_text(tree(version, **variables)[CONF])
     answer = subprocess.run([str(doveconf), "-n", "-c", str(conf)], capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_a_name_with_a_certificate_of_its_own_gets_it() -> None:
+    live = "/var/lib/mailwright/tls/elm.test"
+    for version, pair in (
+        ("2.3", {"ssl_cert": f"<{live}/fullchain.pem", "ssl_key": f"<{live}/privkey.pem"}),
+        ("2.4", {"ssl_server_cert_file": f"{live}/fullchain.pem", "ssl_server_key_file": f"{live}/privkey.pem"}),
+    ):
+        assert blocks(tree(version, certificates=CERTIFICATES)[CONF])["local_name mail.elm.test"] == pair
+        assert "local_name" not in tree(version)[CONF]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_whom_the_inventory_knows_no_directory_lets_in(version: str) -> None:
+    assert "ldap" not in tree(version)[CONF]
+    directory = {"ldap": {"servers": ["ldaps://a.test"], "base": "dc=test", "bind_dn": "cn=mail", "bind_password": "secret", "quota": None}}
+    directory["ldap"] |= {"domains": ["oak.test"], "address": "mail", "users": "(mail=*)"}
+    conf = blocks(tree(version, rows=directory)[CONF])
+    passdbs = [block for head, block in conf.items() if head.startswith("passdb")]
+    assert passdbs[-1]["driver"] == "ldap"
+    for block, file in zip(passdbs[-3:-1], ("users", "aliases"), strict=True):
+        assert block["deny"] == "yes"
+        assert block["args" if version == "2.3" else "passwd_file_path"].endswith(f"/var/lib/mailwright/dovecot/{file}")

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rendering import render
+from rendering import CERTIFICATES, render
 
 CONF, PAGE = "/etc/nginx/nginx.conf", "/var/www/mailwright/index.html"
 PROFILES = ["modern", "intermediate", "old"]
 
 
 MAIL: dict[str, Any] = {
-    "certificate_names": ["mail.oak.test"],
+    "certificates": [{"name": "default", "names": ["mail.oak.test"], "mail_names": []}],
     "domains": [{"name": "oak.test"}],
+    "policies": [],
     "settings": {"tls_profile": "intermediate"},
 }
 
@@ -54,9 +55,29 @@ def test_an_unknown_name_gets_no_handshake(release: str) -> None:
     assert "ssl_reject_handshake on;" in server(rendered(release)[CONF], "443 ssl default_server", "_")
 
 
-def test_every_name_of_the_certificate_is_served(release: str) -> None:
-    text = rendered(release, mail={"certificate_names": ["mail.oak.test", "imap.oak.test"]})[CONF]
-    assert server(text, "443 ssl;", "mail.oak.test imap.oak.test")
+def test_a_policy_is_served_at_its_names_and_nothing_else_is(release: str) -> None:
+    certificates = [
+        {"name": "default", "names": ["mail.oak.test"], "mail_names": []},
+        {"name": "policies", "names": ["mta-sts.oak.test", "mta-sts.elm.test"], "mail_names": []},
+    ]
+    policies = [{"certificate": "policies", "names": ["mta-sts.oak.test", "mta-sts.elm.test"], "text": "version: STSv1\nmode: testing\n"}]
+    text = rendered(release, mail={"certificates": certificates, "policies": policies})[CONF]
+    block = server(text, "443 ssl;", "mta-sts.oak.test mta-sts.elm.test")
+    assert "ssl_certificate /var/lib/mailwright/tls/policies/fullchain.pem;" in block
+    exact = 'location = /.well-known/mta-sts.txt {\n            default_type text/plain;\n            return 200 "version: STSv1'
+    exact += '\\nmode: testing\\n";'
+    assert exact in block
+    assert re.search(r"location / \{\s+return 404;", block)
+    assert "/var/www/mailwright" not in block
+
+
+def test_every_name_is_served_with_its_own_certificate(release: str) -> None:
+    text = rendered(release, mail={"certificates": CERTIFICATES})[CONF]
+    assert "ssl_certificate /var/lib/mailwright/tls/default/fullchain.pem;" in server(text, "443 ssl;", "mail.oak.test imap.oak.test")
+    block = server(text, "443 ssl;", "mail.elm.test")
+    assert "ssl_certificate /var/lib/mailwright/tls/elm.test/fullchain.pem;" in block
+    assert "ssl_certificate_key /var/lib/mailwright/tls/elm.test/privkey.pem;" in block
+    assert server(text, "80;", "mail.oak.test imap.oak.test mail.elm.test")
 
 
 def test_every_server_listens_on_both_families(release: str) -> None:
@@ -174,3 +195,19 @@ def test_nginx_accepts_its_configuration(tmp_path: Path, profile: str) -> None:
     (tmp_path / "nginx.conf").write_text(text)
     done = subprocess.run(["nginx", "-t", "-q", "-c", tmp_path / "nginx.conf"], stderr=subprocess.PIPE, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_web_interface_of_the_filter_has_a_name_of_its_own_and_is_off_by_default(release: str) -> None:
+    certificates = [{"name": "default", "names": ["mail.oak.test", "filter.oak.test"], "mail_names": []}]
+    off = rendered(release, {"certificates": certificates})[CONF]
+    assert "11334" not in off
+    assert "guess" not in off
+    web = {"host": "filter.oak.test", "password_hash": "SECRET", "enable_password_hash": None, "networks": ["192.0.2.0/24"]}
+    text = rendered(release, {"certificates": certificates, "filter_web": web})[CONF]
+    page, own = server(text, "443 ssl", "mail.oak.test"), server(text, "443 ssl", "filter.oak.test")
+    assert "11334" not in page
+    assert "allow 192.0.2.0/24;\n        deny all;" in own
+    assert "proxy_pass http://127.0.0.1:11334;" in own
+    assert "SECRET" not in text
+    everybody = rendered(release, {"certificates": certificates, "filter_web": {**web, "networks": []}})[CONF]
+    assert "deny all" not in everybody

@@ -12,12 +12,14 @@ import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
+from rendering import CERTIFICATES
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/postfix"
 RELEASES = ["12", "13"]
 
 SETTINGS: dict[str, Any] = {
+    "quarantine": {"mailbox": None},
     "postmaster": "postmaster@oak.test",
     "recipient_delimiter": "+",
     "networks": [],
@@ -26,6 +28,11 @@ SETTINGS: dict[str, Any] = {
     "queue_lifetime": 432000,
     "bounce_lifetime": 86400,
     "tls_profile": "intermediate",
+    "helo_name": None,
+    "source_addresses": [],
+    "mta_sts_outgoing": True,
+    "hostnames": [],
+    "helo": {"level": "rfc", "exceptions": [], "exception_patterns": []},
 }
 ACCESS: dict[str, Any] = {"allowed_networks": [], "blocked_networks": [], "allowed_pairs": [], "blocked_pairs": []}
 FULL: dict[str, Any] = {
@@ -68,6 +75,10 @@ def render(
             "hostname": "mail.oak.test",
             "hidden_copies": copies or {"recipients": [], "senders": []},
             "access": ACCESS,
+            "certificates": CERTIFICATES[:1],
+            "tls_policies_subdomains": [],
+            "helo_exceptions": [],
+            "ldap": None,
             "settings": {**SETTINGS, **(settings or {})},
             **(mail or {}),
         },
@@ -81,7 +92,8 @@ def render(
         for source in sorted(base.rglob("*")):
             if source.is_file():
                 text = templar.template(trust_as_template(source.read_text()), escape_backslashes=False)
-                if str(text).strip():
+                # None is what Ansible makes of a template that renders to nothing.
+                if text is not None and str(text).strip():
                     tree["/" + str(source.relative_to(base))] = str(text)
     return tree
 
@@ -211,7 +223,7 @@ def test_an_empty_dnsbl_list_switches_the_lists_off(release: str) -> None:
 
 def test_dnsbl_sites_carry_filter_and_weight(release: str) -> None:
     main = parameters(render(release)["/etc/postfix/main.cf"])
-    assert main["postscreen_dnsbl_sites"].split()[0] == "zen.spamhaus.org=127.0.0.[2..11]*3"
+    assert main["postscreen_dnsbl_sites"].split()[0] == "zen.spamhaus.org=127.0.0.[2..11]*2"
     assert main["postscreen_dnsbl_sites"].split()[-1].endswith("*-2")
 
 
@@ -330,3 +342,54 @@ def test_a_copy_is_made_of_what_its_address_does_not_have_already(release: str) 
     assert copy_of("journal+x@oak.test") == "all@oak.test"
     assert parameters(tree["/etc/postfix/main.cf"])["recipient_bcc_maps"] == "pcre:/etc/postfix/recipient_copies"
     assert parameters(render(release)["/etc/postfix/main.cf"])["sender_bcc_maps"] == ""
+
+
+@pytest.mark.parametrize("release", ["12", "13"])
+def test_the_table_of_further_names_is_asked_only_where_there_are_some(release: str) -> None:
+    main = parameters(render(release, mail={"certificates": CERTIFICATES})["/etc/postfix/main.cf"])
+    assert main["tls_server_sni_maps"] == "lmdb:/var/lib/mailwright/tls/sni"
+    assert "tls_server_sni_maps" not in parameters(render(release)["/etc/postfix/main.cf"])
+
+
+@pytest.mark.parametrize("level", ["lenient", "rfc", "strict"])
+def test_each_level_of_greetings_asks_for_more(release: str, level: str) -> None:
+    helo = {"level": level, "exceptions": [], "exception_patterns": []}
+    main = parameters(
+        render(release, {"helo": helo, "hostnames": ["mx.oak.test"]}, mail={"helo_exceptions": ["^a$"]})["/etc/postfix/main.cf"]
+    )
+    asked = main["smtpd_helo_restrictions"]
+    assert asked.index("check_helo_access pcre:/etc/postfix/helo_exceptions") < asked.find("reject_invalid") % 10_000
+    assert ("reject_non_fqdn_helo_hostname" in asked) == (level != "lenient")
+    assert ("reject_unknown_helo_hostname" in asked) == (level == "strict")
+    assert ("{ mail.oak.test = REJECT 5.7.1 You are not this host }, { mx.oak.test" in asked) == (level == "strict")
+
+
+LDAP: dict[str, Any] = {
+    "servers": ["ldaps://a.test", "ldaps://b.test:1636"],
+    "base": "dc=test",
+    "bind_dn": "cn=mail host,dc=test",
+    "bind_password": "&(=secret)",
+    "domains": ["oak.test", "elm.test"],
+    "address": "mail",
+    "aliases": None,
+    "quota": None,
+    "users": "(&(objectClass=person)(|(mail=*@oak.test))(!(mail=.*)))",
+}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_directory_is_asked_after_the_inventory_and_only_where_there_is_one(release: str) -> None:
+    tree = render(release)
+    assert not [path for path, text in tree.items() if "ldap" in path or "ldap:" in text]
+    tree = render(release, mail={"ldap": LDAP})
+    main = tree["/etc/postfix/main.cf"]
+    for name, own in (("virtual_mailbox_maps", "mailboxes"), ("known_aliases", "aliases"), ("smtpd_sender_login_maps", "aliases")):
+        (value,) = re.findall(rf"(?m)^{name} = (.*)$", main)
+        assert value.startswith(("lmdb:", "unionmap:"))
+        assert value.endswith(f", proxy:ldap:/etc/postfix/ldap_{own}.cf")
+    assert "secret" not in main
+    table = dict(line.split(" = ", 1) for line in tree["/etc/postfix/ldap_aliases.cf"].splitlines() if " = " in line)
+    assert table["query_filter"] == f"(&{LDAP['users']}(mail=%s))"
+    assert (table["tls_require_cert"], table["domain"]) == ("yes", "oak.test, elm.test")
+    table = render(release, mail={"ldap": {**LDAP, "aliases": "other"}})["/etc/postfix/ldap_aliases.cf"]
+    assert f"query_filter = (&{LDAP['users']}(|(mail=%s)(other=%s)))\n" in table

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import stat
+import hashlib
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -71,28 +70,8 @@ def authority(root: Authority) -> Authority:
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> c.Request:
-    return c.Request(
-        source="self_signed",
-        names=NAMES,
-        live=tmp_path / "tls/default",
-        letsencrypt=tmp_path / "letsencrypt",
-        acme_directory="https://acme/dir",
-    )
-
-
-def provided(request: c.Request, pair: c.Pair) -> c.Request:
-    return replace(request, source="provided", private_key=pair.key_pem, certificate=pair.chain_pem)
-
-
-def issue_by_certbot(request: c.Request, pair: c.Pair, server: str = "https://acme/dir") -> None:
-    """The files certbot leaves."""
-    lineage = request.letsencrypt / "live" / request.lineage
-    lineage.mkdir(parents=True, exist_ok=True)
-    (lineage / c.KEY_FILE).write_bytes(pair.key_pem)
-    (lineage / c.CHAIN_FILE).write_bytes(pair.chain_pem.replace(b"-----END CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n\n"))
-    (request.letsencrypt / "renewal").mkdir(exist_ok=True)
-    (request.letsencrypt / "renewal" / f"{request.lineage}.conf").write_text(f"[renewalparams]\nserver = {server}\n")
+def link(tmp_path: Path) -> Path:
+    return tmp_path / "tls/oak.test"
 
 
 # --- reading and judging ----------------------------------------------------------------------------------------------
@@ -214,154 +193,48 @@ def test_a_name_longer_than_a_common_name_gets_a_certificate() -> None:
     assert c.self_signed([name], NOW).names == [name]
 
 
-def test_the_first_run_makes_a_pair_that_only_root_can_read(request_: c.Request) -> None:
-    outcome = c.install(request_, NOW)
-    assert outcome.changed
-    assert c.same(c.read_pair(request_.live), outcome.after)
-    assert stat.S_IMODE((request_.live / c.KEY_FILE).stat().st_mode) == 0o600
-    assert stat.S_IMODE((request_.live / c.CHAIN_FILE).stat().st_mode) == 0o600
-    assert stat.S_IMODE(request_.live.stat().st_mode) == 0o700
-    assert stat.S_IMODE(request_.live.parent.stat().st_mode) == 0o700
+# --- live -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_second_run_changes_nothing(request_: c.Request) -> None:
-    c.install(request_, NOW)
-    before = request_.live.readlink()
-    assert not c.install(request_, NOW).changed
-    assert request_.live.readlink() == before
+def test_a_pair_that_goes_live_leaves_none_of_its_forerunners_and_all_of_other_names(link: Path, authority: Authority) -> None:
+    longer = link.parent / "oak.test.deadbeef"
+    one, two, three = (authority.issue(NAMES) for _ in range(3))
+    c.put_live(link, one)
+    c.put_live(longer, three)
+    c.put_live(link, two)
+    assert c.same(c.read_pair(link), two)
+    assert c.same(c.read_pair(longer), three)
+    assert len([path for path in link.parent.iterdir() if not path.is_symlink()]) == 2
+    c.remove_live(link)
+    assert c.live_names(link.parent) == ["oak.test.deadbeef"]
+    assert c.same(c.read_pair(longer), three)
 
 
-def test_check_mode_says_the_same_and_writes_nothing(request_: c.Request) -> None:
-    outcome = c.install(request_, NOW, check_mode=True)
-    assert outcome.changed
-    assert outcome.reason == "there is none"
-    assert not request_.live.parent.exists()
-
-
-def test_another_name_makes_a_new_certificate_for_the_same_key(request_: c.Request) -> None:
-    first = c.install(request_, NOW).after
-    second = c.install(replace(request_, names=[*NAMES, "pop.oak.test"]), NOW).after
-    assert first
-    assert second
-    assert second.names[-1] == "pop.oak.test"
-    assert second.key_pem == first.key_pem
-
-
-def test_a_self_signed_certificate_is_renewed_before_it_ends(request_: c.Request) -> None:
-    c.install(request_, NOW)
-    assert not c.install(request_, NOW + (c.SELF_SIGNED_DAYS - 15) * DAY).changed
-    assert c.install(request_, NOW + (c.SELF_SIGNED_DAYS - 13) * DAY).changed
-
-
-# --- provided ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_mismatched_pair_never_reaches_the_disk(request_: c.Request, authority: Authority) -> None:
-    good, other = authority.issue(NAMES), authority.issue(NAMES)
-    c.install(provided(request_, good), NOW)
-    before = sorted(request_.live.parent.rglob("*"))
-    with pytest.raises(c.CertificateError):
-        c.install(replace(provided(request_, good), private_key=other.key_pem), NOW)
-    assert sorted(request_.live.parent.rglob("*")) == before
-    assert c.same(c.read_pair(request_.live), good)
-
-
-def test_an_expired_or_wrongly_named_pair_never_goes_live(request_: c.Request, authority: Authority) -> None:
-    for pair in (authority.issue(NAMES, start=NOW - 100 * DAY), authority.issue(["other.test"])):
-        with pytest.raises(c.CertificateError):
-            c.install(provided(request_, pair), NOW)
-    assert not request_.live.exists()
-
-
-def test_a_provided_pair_that_ends_soon_is_served_with_a_warning(request_: c.Request, authority: Authority) -> None:
-    outcome = c.install(provided(request_, authority.issue(NAMES, start=NOW - 80 * DAY)), NOW)
-    assert outcome.changed
-    assert "2026-12-01" in outcome.warnings[0]
-
-
-def test_a_provided_pair_replaces_another_at_once_and_leaves_no_copy(request_: c.Request, authority: Authority) -> None:
-    c.install(request_, NOW)
+def test_directories_of_an_earlier_release_are_taken_over(link: Path, authority: Authority) -> None:
     pair = authority.issue(NAMES)
-    assert c.install(provided(request_, pair), NOW).changed
-    assert c.same(c.read_pair(request_.live), pair)
-    assert len([p for p in request_.live.parent.iterdir() if p.is_dir() and not p.is_symlink()]) == 1
+    old = link.parent / "oak.test.0a1b2c3d"
+    old.mkdir(parents=True)
+    link.symlink_to(old.name)
+    c.put_live(link, pair)
+    assert not old.exists()
+    link.unlink()
+    link.mkdir()
+    (link / c.KEY_FILE).write_bytes(pair.key_pem)
+    c.put_live(link, pair)
+    assert link.is_symlink()
+    assert c.same(c.read_pair(link), pair)
 
 
-def test_a_plain_directory_of_an_earlier_time_is_taken_over(request_: c.Request, authority: Authority) -> None:
-    request_.live.mkdir(parents=True)
-    pair = authority.issue(NAMES)
-    (request_.live / c.KEY_FILE).write_bytes(pair.key_pem)
-    c.install(provided(request_, pair), NOW)
-    assert request_.live.is_symlink()
-    assert c.same(c.read_pair(request_.live), pair)
-
-
-def test_readable_copies_of_the_key_are_corrected(request_: c.Request) -> None:
-    c.install(request_, NOW)
-    (request_.live / c.KEY_FILE).chmod(0o644)
-    assert c.install(request_, NOW).changed
-    assert stat.S_IMODE((request_.live / c.KEY_FILE).stat().st_mode) == 0o600
-
-
-# --- ACME -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def acme(request_: c.Request) -> c.Request:
-    return replace(request_, source="acme")
-
-
-def test_a_provisional_pair_is_made_only_where_there_is_none(acme: c.Request, authority: Authority) -> None:
-    assert c.install(acme, NOW).changed
-    assert not c.install(acme, NOW).changed
-    c.install(provided(acme, authority.issue(NAMES)), NOW)
-    assert not c.install(acme, NOW).changed
-
-
-def test_an_expired_certificate_is_not_exchanged_for_a_provisional_one(acme: c.Request, authority: Authority) -> None:
-    c.install(provided(acme, authority.issue(NAMES)), NOW)
-    assert not c.install(acme, NOW + 200 * DAY).changed
-
-
-def test_what_certbot_holds_goes_live_when_the_hook_did_not_get_to_it(acme: c.Request, authority: Authority) -> None:
-    c.install(acme, NOW)
-    pair = authority.issue(NAMES)
-    issue_by_certbot(acme, pair)
-    assert c.install(acme, NOW).changed
-    assert c.same(c.read_pair(acme.live), pair)
-
-
-def test_nothing_is_asked_of_the_server_while_all_is_well(acme: c.Request, authority: Authority) -> None:
-    issue_by_certbot(acme, authority.issue(NAMES))
-    c.install(acme, NOW)
-    assert not c.obtain(acme, NOW).changed
-
-
-def test_check_mode_tells_why_the_server_would_be_asked(acme: c.Request, authority: Authority) -> None:
-    def reason(request: c.Request, now: dt.datetime = NOW) -> str:
-        outcome = c.obtain(request, now, check_mode=True)
-        assert outcome.changed
-        return outcome.reason
-
-    assert reason(acme) == "there is none yet"
-    issue_by_certbot(acme, authority.issue(NAMES))
-    assert reason(replace(acme, names=NAMES[:1])) == "the present one is for mail.oak.test, imap.oak.test"
-    assert reason(replace(acme, acme_directory="https://other/dir")) == "the present one is from https://acme/dir"
-    assert "ends on 2027-02-18" in reason(acme, NOW + 80 * DAY)
-    (acme.letsencrypt / "renewal" / "mailwright.conf").unlink()
-    assert "how to renew" in reason(acme)
-
-
-# --- interrupted runs -------------------------------------------------------------------------------------------------
-
-
-def test_a_run_that_died_before_the_reload_is_made_good(request_: c.Request) -> None:
-    c.install(request_, NOW)
-    (request_.live.parent / "reload-pending").touch()
-    outcome = c.install(request_, NOW)
-    assert outcome.changed
-    assert "interrupted" in outcome.reason
-    assert not c.install(request_, NOW).changed
+def test_the_digests_for_tlsa_records_are_those_openssl_finds(link: Path, authority: Authority, root: Authority) -> None:
+    pair, other = authority.issue(NAMES), authority.issue(["mail.elm.test"])
+    c.put_live(link, pair)
+    c.put_live(link.parent / "default", other)
+    (link.parent / "sni").touch()
+    found = c.tlsa_digests(link.parent)
+    assert list(found) == ["default", "oak.test"]
+    der = subprocess.run(["openssl", "pkey", "-in", link / c.KEY_FILE, "-pubout", "-outform", "DER"], check=True, stdout=subprocess.PIPE)
+    assert found["oak.test"] == [hashlib.sha256(der.stdout).hexdigest()]
+    assert c.tlsa_digests(link.parent / "nowhere") == {}
 
 
 def test_the_diff_shows_names_issuer_and_fingerprints_but_no_key(authority: Authority) -> None:

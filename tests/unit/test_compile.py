@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.mailwright import directory
+from ansible.module_utils.mailwright import directory, staging
+from ansible.module_utils.mailwright.builder import DomainFile, check
 from ansible.module_utils.mailwright.compile import compile_rows
-from ansible.module_utils.mailwright.model import DomainFile, check
 from ansible.module_utils.mailwright.reader import Reader
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,6 +91,7 @@ def test_a_mailbox_row_is_complete(rows: dict[str, Any]) -> None:
         "denied_protocols": [],
         "enabled": True,
         "junk_filing": True,
+        "extras": {},
     }
     assert mailbox(rows, "bob@oak.test")["junk_filing"] is False
     assert mailbox(rows, "reader@oak.test")["quota_bytes"] == 0
@@ -107,6 +108,55 @@ def test_a_mailbox_row_is_complete(rows: dict[str, Any]) -> None:
 )
 def test_protocols_are_denied_by_switch_by_kind_and_with_the_mailbox(rows: dict[str, Any], address: str, denied: list[str]) -> None:
     assert mailbox(rows, address)["denied_protocols"] == denied
+
+
+def test_retention_and_trash_are_those_of_the_host_or_of_the_mailbox() -> None:
+    domain = """
+        domain: oak.test
+        mailboxes:
+          - {name: alice, password_hash: HASH}
+          - {name: b, password_hash: HASH, junk_retention: 1d, trash_retention: unlimited, deleted_to_trash: false}
+        """
+    found = compiled(domain, mail_junk_retention="1w", mail_trash_retention="1h", mail_deleted_to_trash=True)
+    assert mailbox(found, "alice@oak.test")["extras"] == {"junk_retention": "604800", "trash_retention": "3600", "deleted_to_trash": "yes"}
+    assert mailbox(found, "b@oak.test")["extras"] == {"junk_retention": "86400"}
+    assert found["deleted_to_trash"] is True
+    assert compiled(domain)["deleted_to_trash"] is False
+
+
+def test_public_folders_are_lists_of_rights_and_groups_of_the_domain_alone() -> None:
+    oak = """
+        domain: oak.test
+        public_quota: 1M
+        mailboxes: [{name: alice, password_hash: HASH}, {name: bob, password_hash: HASH}]
+        groups: [{name: staff, members: [bob, dave@elm.test]}]
+        public_folders:
+          - {name: A/B, address: post, everyone: read, access: [{who: staff, rights: add}, {who: alice, rights: write}]}
+        """
+    found = compiled(oak, "{domain: elm.test, mailboxes: [{name: dave, password_hash: HASH}]}")
+    assert found["public_folders"] == {
+        "oak.test": {".A.B": "anyone lrs\nuser=alice@oak.test lrswipte\ngroup=staff@oak.test lrsip\n"},
+    }
+    assert mailbox(found, "bob@oak.test")["extras"] == {"acl_groups": "staff@oak.test", "public_quota": "1048576"}
+    assert mailbox(found, "alice@oak.test")["extras"] == {"public_quota": "1048576"}
+    assert mailbox(found, "dave@elm.test")["extras"] == {}
+    post = mailbox(found, "post@oak.test")
+    assert post["extras"] == {"folder": "oak.test/.A.B", "public_quota": "1048576"}
+    assert (post["quota_bytes"], post["denied_protocols"]) == (2**20, ["imap", "pop3", "sieve", "smtp"])
+    assert found["deleted_to_trash"] is False
+
+
+def test_scripts_are_files_by_place_and_owner(rows: dict[str, Any]) -> None:
+    found = compiled(
+        "{domain: oak.test, sieve_after: stop;, mailboxes: [{name: alice, password_hash: HASH, sieve_before: keep;}]}",
+        mail_sieve_before="a;\n",
+    )
+    assert found["sieve_scripts"] == {
+        "before/host.sieve": "a;\n",
+        "before/alice@oak.test.sieve": "keep;\n",
+        "after/oak.test.sieve": "stop;\n",
+    }
+    assert rows["sieve_scripts"] == {}
 
 
 def test_mail_to_send_only_and_disabled_mailboxes_is_refused_under_all_their_names(rows: dict[str, Any]) -> None:
@@ -158,10 +208,17 @@ def test_spam_settings_are_those_that_differ_for_every_name_of_a_mailbox(rows: d
     ]
 
 
+def test_who_passes_mail_on_to_other_servers_is_known_to_the_filter(rows: dict[str, Any]) -> None:
+    assert rows["forwarders"] == ["office@oak.test", "outside@oak.test", "team@oak.test"]
+    box = "domain: oak.test\nmailboxes: [{name: alice, password_hash: HASH, forward: [friend@good.test], aliases: [a]}]"
+    found = compiled(box + "\ncatch_all: alice", "domain: twin.test\nalias_of: oak.test")["forwarders"]
+    assert {"@oak.test", "a@oak.test", "alice@oak.test", "alice@twin.test", "@twin.test"} <= set(found)
+
+
 def test_dkim_keys_are_wanted_for_each_domain_that_signs(rows: dict[str, Any]) -> None:
     assert rows["dkim_keys"] == [
-        {"domain": "oak.test", "selector": "mw-rsa", "algorithm": "rsa", "bits": 2048, "private_key": None},
-        {"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None},
+        {"domain": "oak.test", "selector": None, "algorithm": "rsa", "bits": 2048, "private_key": None, "shared": False},
+        {"domain": "oak.test", "selector": None, "algorithm": "ed25519", "bits": None, "private_key": None, "shared": False},
     ]
 
 
@@ -362,9 +419,9 @@ def test_the_order_of_the_inventory_does_not_matter() -> None:
 def test_the_modules_take_the_rows_as_they_are(rows: dict[str, Any], tmp_path: Path) -> None:
     live = directory.Directory(tmp_path)
     for staged in (
-        directory.stage_domains(live, rows["domains"], check_mode=True),
-        directory.stage_aliases(live, rows["aliases"], check_mode=True),
-        directory.stage_maps(live, rows["maps"], rows["alias_patterns"], rows["relay_passwords"], check_mode=True),
+        staging.stage_domains(live, rows["domains"], check_mode=True),
+        staging.stage_aliases(live, rows["aliases"], check_mode=True),
+        staging.stage_maps(live, rows["maps"], rows["alias_patterns"], rows["relay_passwords"], check_mode=True),
     ):
         assert staged
 
@@ -449,3 +506,124 @@ def test_the_largest_quota_is_known_for_the_disk_to_be_compared_with() -> None:
         for name, quota in (("alice", "1G"), ("bob", "7T"), ("carol", "unlimited"))
     )
     assert compiled(text)["largest_quota"] == {"address": "bob@oak.test", "bytes": 7 * 2**40}
+
+
+def certificates(rows: dict[str, Any]) -> dict[str, list[str]]:
+    return {row["name"]: row["names"] for row in rows["certificates"]}
+
+
+def test_a_domain_with_names_of_its_own_gets_a_certificate_for_them() -> None:
+    rows = compiled(
+        "domain: oak.test\ncertificate: true\nmailboxes: [{name: alice, password_hash: HASH}]",
+        "domain: elm.test\ncertificate: [IMAP.elm.test, elm.test]\nmta_sts: disabled",
+    )
+    # The host has mail.oak.test already.
+    assert certificates(rows) == {
+        "default": ["mail.oak.test"],
+        "elm.test": ["imap.elm.test", "elm.test"],
+        "web-0": ["mta-sts.oak.test"],
+    }
+    assert [row["mail_names"] for row in rows["certificates"]] == [[], ["imap.elm.test", "elm.test"], []]
+
+
+def test_names_of_a_thousand_domains_fit_certificates_and_one_more_changes_one() -> None:
+    alice_only = "domain: oak.test\nmta_sts: disabled\nmailboxes: [{name: alice, password_hash: HASH}]"
+    names = [f"d{number}.test" for number in range(1000)]
+    few = certificates(compiled(alice_only, *(f"domain: {name}" for name in names)))
+    more = certificates(compiled(alice_only, *(f"domain: {name}" for name in [*names, "one-more.test"])))
+    del few["default"], more["default"]
+    assert len(few) <= 40
+    assert max(map(len, few.values())) <= 100
+    assert {name for hosts in few.values() for name in hosts} == {f"mta-sts.{name}" for name in names}
+    assert sum(few[name] != more[name] for name in more) == 1
+
+
+def test_names_that_one_key_can_prove_share_a_certificate() -> None:
+    updates = [{"server": "192.0.2.1", "key_name": "k", "secret": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0", "zones": ["elm.test"]}]
+    rows = compiled(OAK, ELM, mail_dns_updates=updates, mail_allow_plaintext_passwords=True)
+    assert {name for name in certificates(rows) if name != "default"} == {"web-0", "web-0-0"}
+
+
+def test_policies_are_served_with_the_certificate_that_has_their_name() -> None:
+    ash = "domain: ash.test\nalias_of: oak.test\nmta_sts: enforce"
+    rows = compiled(OAK, ash, "domain: fir.test\nmta_sts: disabled", mail_hostnames=["mta-sts.oak.test"])
+    assert certificates(rows) == {"default": ["mail.oak.test", "mta-sts.oak.test"], "web-0": ["mta-sts.ash.test"]}
+    found = [(row["certificate"], row["names"], row["text"].split("\n")[1:3]) for row in rows["policies"]]
+    assert found == [
+        ("default", ["mta-sts.oak.test"], ["mode: testing", "mx: mail.oak.test"]),
+        ("web-0", ["mta-sts.ash.test"], ["mode: enforce", "mx: mail.oak.test"]),
+    ]
+
+
+def test_exceptions_of_greetings_become_patterns_for_whole_names() -> None:
+    helo = {"exceptions": ["printer", "example.org", ".example.net"], "exception_patterns": ["srv-[0-9]+"]}
+    patterns = compiled(OAK, mail_helo=helo)["helo_exceptions"]
+
+    def taken(name: str) -> bool:
+        return any(re.search(pattern, name, re.IGNORECASE) for pattern in patterns)
+
+    assert all(map(taken, ["printer", "PRINTER", "example.org", "mx.example.org", "mx.example.net", "srv-7"]))
+    assert not any(map(taken, ["printer2", "a.printer", "example.net", "xexample.org", "exampleXorg", "srv-", "srv-7.example.com"]))
+
+
+def test_a_list_counts_listings_and_no_errors() -> None:
+    (row,) = compiled(OAK, mail_blocklists=[{"zone": "l.test", "of": ["client", "sender"], "score": 2}])["blocklists"]
+    assert (row["checks"], row["selectors"]) == (["from"], {"sender": "from('smtp'):domain"})
+    patterns = [pattern.replace("%d", "[0-9]").replace("%.", "[.]") for pattern in row["answers"]]
+
+    def counts(answer: str) -> bool:
+        return any(re.fullmatch(pattern, answer) for pattern in patterns)
+
+    assert all(map(counts, ["127.0.0.2", "127.0.1.9", "127.0.0.10", "127.0.0.99", "127.0.0.100", "127.0.255.254"]))
+    assert not any(map(counts, ["127.255.255.254", "127.0.0.1", "127.0.0.0", "127.0.1.255", "192.0.2.2", "127.1.0.2"]))
+
+
+def test_the_filter_knows_domains_with_their_subdomains() -> None:
+    entries = [
+        {"action": "allow", "sender": "Example.org"},
+        {"action": "allow", "client": "192.0.2.7"},
+        {"action": "block", "sender": "x@example.net"},
+        {"action": "no_greylisting", "recipient": ".oak.test"},
+    ]
+    found = compiled(OAK, "domain: sub.oak.test", mail_filter=entries)["filter"]
+    assert found["allow"] == {"clients": ["192.0.2.7/32"], "senders": ["example.org", ".example.org"], "recipients": []}
+    assert found["block"]["senders"] == ["x@example.net"]
+    assert found["no_greylisting"]["recipients"] == [".oak.test"]
+
+
+def test_a_legal_note_becomes_lines_of_text_and_html_that_is_ascii() -> None:
+    note = 'legal_note: "Söhne & <b>\\n\\n' + "word " * 20 + '"'
+    rows = compiled(
+        f"domain: oak.test\n{note}\nmailboxes: [{{name: alice, password_hash: HASH}}]\n", "{domain: ash.test, alias_of: oak.test}"
+    )
+    assert set(rows["legal_notes"]) == {"oak.test", "ash.test"}
+    note = rows["legal_notes"]["ash.test"]
+    assert note["text"] == ["Söhne & <b>", "", "word " * 14 + "word", "word " * 4 + "word"]
+    assert note["html"][1:-1] == ["S&#246;hne &amp; &lt;b&gt;<br>", "<br>", "word " * 14 + "word", "word " * 4 + "word<br>"]
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029"), min_size=1, max_size=300))
+def test_no_line_of_a_legal_note_is_too_long_for_a_message(text: str) -> None:
+    reader = Reader()
+    domain = {"domain": "oak.test", "legal_note": text, "mailboxes": [{"name": "alice", "password_hash": HASH.strip("'")}]}
+    model = check(reader, BASE, [DomainFile(domain, "")], in_clear=lambda _: False)
+    for note in compile_rows(model)["legal_notes"].values() if model else ():
+        assert all(len(line.encode()) <= 990 and "\n" not in line and "\r" not in line for line in note["text"] + note["html"])
+        assert all(line.isascii() for line in note["html"])
+
+
+def test_nobody_in_a_directory_takes_an_address_of_the_inventory() -> None:
+    directory = {
+        "servers": ["ldaps://a.test"],
+        "base": "dc=test",
+        "bind_dn": "cn=x,dc=test",
+        "bind_password": "secret",
+        "domains": ["oak.test"],
+    }
+    rows = compiled(OAK, ELM, mail_ldap=directory)
+    aliases = {row["address"]: row["to"] for row in rows["aliases"]}
+    assert aliases["alice@oak.test"] == ["alice@oak.test"]
+    logins = {row["key"]: row["value"] for row in rows["maps"]["sender_logins"]}
+    assert (logins["alice@oak.test"], logins["team@oak.test"]) == ("alice@oak.test", "nobody")
+    assert "postmaster@elm.test" not in logins
+    assert compiled(OAK)["ldap"] is None

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from ansible.module_utils.mailwright import archive, files
+from ansible.module_utils.mailwright import archive, files, layout, staging, transition
 from ansible.module_utils.mailwright import directory as d
 from ansible.module_utils.mailwright.archive import Archive
-from ansible.module_utils.mailwright.errors import Invalid
+from ansible.module_utils.mailwright.errors import ActivationError, Invalid
+from ansible.module_utils.mailwright.maps import parse_map, render_patterns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,17 +64,17 @@ class Host:
             archive=Archive(self.mail),
             end=self.ended.extend,
             drain=lambda addresses: self.waited.append(" ".join(sorted(addresses))),
-            await_dovecot=lambda: self.waited.append("dovecot"),
+            await_dovecot=lambda newcomer: self.waited.append("dovecot"),
         )
 
     def run(self, rows: dict[str, Any], check_mode: bool = False) -> list[bool]:
         """What the role does; whether each step changed something."""
         where = self.directory()
         staged = [
-            d.stage_mailboxes(where, rows.get("mailboxes", []), "2.4", check_mode=check_mode),
-            d.stage_aliases(where, rows.get("aliases", []), check_mode=check_mode),
-            d.stage_maps(where, rows.get("maps", {}), rows.get("patterns", []), check_mode=check_mode),
-            d.stage_domains(where, rows.get("domains", []), check_mode=check_mode),
+            staging.stage_mailboxes(where, rows.get("mailboxes", []), "2.4", check_mode=check_mode),
+            staging.stage_aliases(where, rows.get("aliases", []), check_mode=check_mode),
+            staging.stage_maps(where, rows.get("maps", {}), rows.get("patterns", []), check_mode=check_mode),
+            staging.stage_domains(where, rows.get("domains", []), check_mode=check_mode),
         ]
         return [*(s.result()["changed"] for s in staged), where.activate(check_mode=check_mode).changed]
 
@@ -81,8 +82,8 @@ class Host:
         return (self.root / name).read_text()
 
     def tree(self) -> dict[str, str]:
-        live = {name: self.text(name) for name in d.ORDER}
-        databases = {name: self.text(f"{name}.lmdb") for name in d.ORDER if name.startswith("postfix/") and name != d.PATTERNS}
+        live = {name: self.text(name) for name in layout.ORDER}
+        databases = {name: self.text(f"{name}.lmdb") for name in layout.ORDER if name.startswith("postfix/") and name != layout.PATTERNS}
         assert {name: live[name] for name in databases} == databases
         return live
 
@@ -102,6 +103,7 @@ def mailbox(address: str, **changes: object) -> dict[str, Any]:
         "denied_protocols": [],
         "enabled": True,
         "junk_filing": True,
+        "extras": {},
         **changes,
     }
 
@@ -129,8 +131,16 @@ def test_a_first_run_makes_every_file_even_when_all_are_empty(host: Host) -> Non
     assert "reload" not in host.started
 
 
+def test_dovecot_knows_every_alias_by_name_but_catch_alls_and_what_stands_for_itself(host: Host) -> None:
+    rows = [("@oak.test", "alice@oak.test"), ("alice@oak.test", "alice@oak.test"), ("sales@oak.test", "alice@oak.test")]
+    host.run({"mailboxes": [mailbox("alice@oak.test")], "aliases": [{"address": address, "to": [to]} for address, to in rows]})
+    assert host.text(layout.ALIAS_NAMES) == "sales@oak.test:\n"
+    host.run({"mailboxes": [mailbox("alice@oak.test")]})
+    assert host.text(layout.ALIAS_NAMES) == ""
+
+
 def test_every_file_belongs_to_one_module() -> None:
-    assert sorted(name for names in d.OWNERS.values() for name in names) == sorted(d.ORDER)
+    assert sorted(name for names in layout.OWNERS.values() for name in names) == sorted(layout.ORDER)
 
 
 def test_a_domain_that_changes_hands_is_forgotten_by_the_daemons_before_its_old_entries_go(host: Host) -> None:
@@ -179,12 +189,12 @@ def test_check_mode_tells_the_same_and_writes_nothing(host: Host) -> None:
 def test_what_is_staged_becomes_live_and_is_recorded(host: Host) -> None:
     host.run(BEFORE)
     where = host.directory()
-    staged = d.stage_domains(where, AFTER["domains"])
+    staged = staging.stage_domains(where, AFTER["domains"])
     assert staged.result()["added"] == ["ash.test"]
-    assert "ash.test" not in host.text(d.DOMAINS)
+    assert "ash.test" not in host.text(layout.DOMAINS)
     done = where.activate()
-    assert host.text(d.DOMAINS) == "ash.test OK\noak.test OK\n"
-    assert (done.generation, done.files, done.reload) == (2, [d.DOMAINS], ["postfix"])
+    assert host.text(layout.DOMAINS) == "ash.test OK\noak.test OK\n"
+    assert (done.generation, done.files, done.reload) == (2, [layout.DOMAINS], ["postfix"])
     assert done.lines == ["+ ash.test", "- elm.test"]
     newest, first = where.history()
     assert newest["summary"] == {"mail_domains": {"added": ["ash.test"], "changed_names": [], "removed": ["elm.test"]}}
@@ -216,9 +226,9 @@ def test_a_reload_that_a_kill_prevented_is_made_up_for(host: Host, monkeypatch: 
     host.run(BEFORE)
     original = d.Directory._publish
 
-    def killed_after_patterns(self: d.Directory, step: d.Step, generation: Path) -> None:
+    def killed_after_patterns(self: d.Directory, step: transition.Step, generation: Path) -> None:
         original(self, step, generation)
-        if step.name == d.PATTERNS:
+        if step.name == layout.PATTERNS:
             raise Killed
 
     with monkeypatch.context() as patch:
@@ -252,15 +262,41 @@ def test_nothing_is_accepted_for_a_mailbox_that_dovecot_does_not_know_yet(host: 
     host.started.clear()
     order: list[str] = []
     where = host.directory()
-    where._await_dovecot = lambda: order.append("dovecot")
+    where._await_dovecot = lambda newcomer: order.append(f"dovecot {newcomer}")
     host.at = lambda: order.append("table")
-    d.stage_mailboxes(where, [*BEFORE["mailboxes"], mailbox("carol@oak.test")], "2.4")
+    staging.stage_mailboxes(where, [*BEFORE["mailboxes"], mailbox("carol@oak.test")], "2.4")
     where.activate()
-    assert order[0] == "dovecot"
+    assert order[0] == "dovecot carol@oak.test"
     assert "table" in order
     host.waited.clear()
     host.run({**BEFORE, "mailboxes": [mailbox("alice@oak.test", quota_bytes=5), *BEFORE["mailboxes"][1:], mailbox("carol@oak.test")]})
     assert host.waited == [], "who was there is still there"
+
+
+@pytest.mark.parametrize("directory", ["postfix", "dovecot", "directory"])
+def test_what_a_killed_run_was_writing_goes_with_the_next_change(host: Host, directory: str) -> None:
+    host.run(BEFORE)
+    left = host.root / directory / ".mailwright-0123456789abcdef"
+    left.touch()
+    host.run(AFTER)
+    assert not left.exists()
+
+
+def test_nor_is_anything_after_a_run_that_was_killed_before_dovecot_knew(host: Host) -> None:
+    host.run(BEFORE)
+    rows = {**BEFORE, "mailboxes": [*BEFORE["mailboxes"], mailbox("carol@oak.test")]}
+
+    def killed(newcomer: str) -> None:
+        raise Killed
+
+    where = host.directory()
+    where._await_dovecot = killed
+    staging.stage_mailboxes(where, rows["mailboxes"], "2.4")
+    with pytest.raises(Killed):
+        where.activate()
+    host.waited.clear()
+    host.run(rows)
+    assert host.waited[:1] == ["dovecot"]
 
 
 @pytest.mark.parametrize("heir", ["alias", "catch-all", "pattern", "nobody"])
@@ -270,8 +306,8 @@ def test_messages_to_a_mailbox_that_becomes_an_alias_arrive_before_it_goes(host:
 
     def drain(addresses: Collection[str]) -> None:
         assert addresses == {"bob@oak.test"}
-        assert "bob@oak.test" in host.text(d.USERS)
-        assert host.text(d.ALIASES) == host.directory().read(d.ALIASES)
+        assert "bob@oak.test" in host.text(layout.USERS)
+        assert host.text(layout.ALIASES) == host.directory().read(layout.ALIASES)
         host.waited.append("drained")
 
     where._drain_queue = drain
@@ -282,19 +318,19 @@ def test_messages_to_a_mailbox_that_becomes_an_alias_arrive_before_it_goes(host:
         "nobody": (BEFORE["aliases"], BEFORE["patterns"]),
     }
     aliases, patterns = rows[heir]
-    d.stage_mailboxes(where, [BEFORE["mailboxes"][0], BEFORE["mailboxes"][2]], "2.4")
-    d.stage_aliases(where, aliases)
-    d.stage_maps(where, BEFORE["maps"], patterns)
+    staging.stage_mailboxes(where, [BEFORE["mailboxes"][0], BEFORE["mailboxes"][2]], "2.4")
+    staging.stage_aliases(where, aliases)
+    staging.stage_maps(where, BEFORE["maps"], patterns)
     where.activate()
     assert host.waited.count("drained") == (0 if heir == "nobody" else 1)
-    assert "bob@oak.test" not in host.text(d.USERS)
+    assert "bob@oak.test" not in host.text(layout.USERS)
 
 
 def test_as_many_generations_are_kept_as_declared(host: Host) -> None:
     for number in range(13):
         host.run({"domains": [{"name": f"d{number}.test"}]})
     assert host.directory().numbers() == list(range(3, 14))
-    d.stage_domains(host.directory(), [])
+    staging.stage_domains(host.directory(), [])
     host.directory().activate(keep=2)
     assert host.directory().numbers() == [12, 13, 14]
 
@@ -360,9 +396,9 @@ def test_going_back_to_what_is_live_changes_nothing(host: Host) -> None:
 def test_going_back_drops_what_a_failed_run_staged(host: Host) -> None:
     host.run(BEFORE)
     host.run(AFTER)
-    d.stage_domains(host.directory(), [{"name": "staged.test"}])
+    staging.stage_domains(host.directory(), [{"name": "staged.test"}])
     host.directory().roll_back()
-    assert "staged.test" not in host.text(d.DOMAINS)
+    assert "staged.test" not in host.text(layout.DOMAINS)
     assert not host.directory().activate().changed
 
 
@@ -375,7 +411,7 @@ def test_there_is_no_way_back_where_nothing_was_or_what_was_is_damaged(host: Hos
     host.run(AFTER)
     with pytest.raises(Invalid, match=r"no generation 9 .* there are 1, 2"):
         host.directory().roll_back(9)
-    (host.root / "directory/generations/00000001" / d.ALIASES).write_text("evil@oak.test x@oak.test\n")
+    (host.root / "directory/generations/00000001" / layout.ALIASES).write_text("evil@oak.test x@oak.test\n")
     with pytest.raises(Invalid, match="damaged"):
         host.directory().roll_back()
 
@@ -396,17 +432,17 @@ def test_a_generation_of_a_release_with_fewer_tables_can_be_live_again(host: Hos
 def test_two_runs_at_once_never_mix(host: Host) -> None:
     host.run(BEFORE)
     first, second = host.directory(), host.directory()
-    mine = {"mail_aliases": d.stage_aliases(first, AFTER["aliases"]).digest}
+    mine = {"mail_aliases": staging.stage_aliases(first, AFTER["aliases"]).digest}
     other = {
-        "mail_domains": d.stage_domains(second, AFTER["domains"]).digest,
-        "mail_aliases": d.stage_aliases(second, BEFORE["aliases"]).digest,
+        "mail_domains": staging.stage_domains(second, AFTER["domains"]).digest,
+        "mail_aliases": staging.stage_aliases(second, BEFORE["aliases"]).digest,
     }
     live = host.tree()
     with pytest.raises(Invalid, match=r"another run .* at the same time; run again"):
         first.activate(expected=mine)
     assert host.tree() == live
     second.activate(expected=other)
-    assert host.text(d.DOMAINS) == "ash.test OK\noak.test OK\n"
+    assert host.text(layout.DOMAINS) == "ash.test OK\noak.test OK\n"
     second.roll_back()
     with pytest.raises(Invalid, match="another run"):
         second.activate(expected=other)
@@ -420,21 +456,21 @@ def test_a_removed_mailbox_is_archived_once_it_is_refused_and_its_sessions_ended
     seen: list[str] = []
 
     def end(addresses: Collection[str]) -> None:
-        assert "old@elm.test" not in host.text(d.USERS)
-        assert "old@elm.test" not in host.text(f"{d.MAILBOXES}.lmdb")
+        assert "old@elm.test" not in host.text(layout.USERS)
+        assert "old@elm.test" not in host.text(f"{layout.MAILBOXES}.lmdb")
         assert has_mail(host, "old@elm.test")
         seen.extend(addresses)
 
     where = host.directory()
     where._end_sessions = end
-    staged = d.stage_mailboxes(where, AFTER["mailboxes"], "2.4").result()
+    staged = staging.stage_mailboxes(where, AFTER["mailboxes"], "2.4").result()
     assert staged["to_archive"] == ["old@elm.test"]
     done = where.activate()
     assert done.archived == ["old@elm.test"]
     assert seen[:2] == ["bob@oak.test", "old@elm.test"]
     assert messages(host) == {"archive": {"1"}, "alice@oak.test": {"1"}, "imported@oak.test": {"1"}}
     assert host.run({**AFTER, "domains": BEFORE["domains"]})[4]
-    staged = d.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.4").result()
+    staged = staging.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.4").result()
     assert staged["to_restore"] == ["old@elm.test"]
     assert host.directory().activate().restored == ["old@elm.test"]
     assert messages(host) == {name: {"1"} for name in ("old@elm.test", "alice@oak.test", "imported@oak.test")}
@@ -482,10 +518,10 @@ def test_a_change_that_fails_puts_mail_that_came_back_into_the_archive_again(hos
 
     def fail_once() -> None:
         if next(calls) == 2:
-            raise d.ActivationError("disk full")
+            raise ActivationError("disk full")
 
     host.at = fail_once
-    with pytest.raises(d.ActivationError, match="the former state is live again"):
+    with pytest.raises(ActivationError, match="the former state is live again"):
         host.run(BEFORE)
     assert messages(host) == {"archive": {"1"}}
 
@@ -494,7 +530,7 @@ def test_an_archive_that_cannot_be_written_is_told_and_tried_again(host: Host) -
     host.run(BEFORE)
     deliver(host, "old@elm.test")
     host.mail.joinpath(".archive").mkdir(mode=0o755)
-    with pytest.raises(d.ActivationError, match="the new state is live, but not all mail of removed mailboxes is archived"):
+    with pytest.raises(ActivationError, match="the new state is live, but not all mail of removed mailboxes is archived"):
         host.run(AFTER)
     assert has_mail(host, "old@elm.test")
     host.mail.joinpath(".archive").chmod(0o700)
@@ -522,27 +558,27 @@ def test_too_many_removals_need_a_word(host: Host, number: int, percent: int, th
     refusal = rf"would remove {gone} of {there} mailboxes \(user0@oak.test.* -e directory_removals_allowed=true"
     for check_mode in (True, False):
         if fine:
-            d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
+            staging.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
             continue
         with pytest.raises(Invalid, match=refusal):
-            d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
+            staging.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent), check_mode=check_mode)
         assert not host.directory().activate(check_mode=True).changed
         assert host.tree() == live
-    d.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent, allowed=True))
+    staging.stage_mailboxes(host.directory(), rows[gone:], "2.4", d.Limit(number, percent, allowed=True))
     host.directory().activate()
-    assert len(host.text(d.USERS).splitlines()) == there - gone
+    assert len(host.text(layout.USERS).splitlines()) == there - gone
 
 
 def test_too_many_removed_domains_need_a_word_too(host: Host) -> None:
     host.run(BEFORE)
     with pytest.raises(Invalid, match=r"would remove 2 of 2 domains \(elm.test, oak.test\); one run may not remove all"):
-        d.stage_domains(host.directory(), [], d.Limit(5, 10))
+        staging.stage_domains(host.directory(), [], d.Limit(5, 10))
 
 
 @pytest.mark.parametrize("damage", ["missing", "database", "edited", "mode"])
 def test_what_somebody_else_changed_is_put_right(host: Host, damage: str) -> None:
     host.run(BEFORE)
-    path = host.root / d.ALIASES
+    path = host.root / layout.ALIASES
     wanted = path.read_text()
     match damage:
         case "missing":
@@ -556,7 +592,7 @@ def test_what_somebody_else_changed_is_put_right(host: Host, damage: str) -> Non
             path.chmod(0o666)
     host.started.clear()
     assert host.run(BEFORE)[4]
-    assert host.tree()[d.ALIASES] == wanted
+    assert host.tree()[layout.ALIASES] == wanted
     assert path.stat().st_mode & 0o777 == 0o640
     assert host.started == ["virtual_aliases"]
     assert host.run(BEFORE) == [False] * 5
@@ -564,41 +600,41 @@ def test_what_somebody_else_changed_is_put_right(host: Host, damage: str) -> Non
 
 def test_a_comment_added_by_hand_is_reported_as_rewritten(host: Host) -> None:
     host.run(BEFORE)
-    path = host.root / d.ALIASES
+    path = host.root / layout.ALIASES
     text = path.read_text()
     path.unlink()
     path.write_text(f"# mine\n{text}")
-    staged = d.stage_aliases(host.directory(), BEFORE["aliases"], check_mode=True).result()
-    assert (staged["changed"], staged["added"], staged["rewritten"]) == (True, [], [d.ALIASES])
+    staged = staging.stage_aliases(host.directory(), BEFORE["aliases"], check_mode=True).result()
+    assert (staged["changed"], staged["added"], staged["rewritten"]) == (True, [], [layout.ALIASES])
 
 
 def test_a_password_changed_on_the_host_survives_where_it_is_only_seeded(host: Host) -> None:
     rows = {"mailboxes": [mailbox("a@oak.test", password_update="on_create")], "domains": [{"name": "oak.test"}]}
     host.run(rows)
-    users = host.root / d.USERS
+    users = host.root / layout.USERS
     changed = users.read_text().replace("c2FsdHNhbHQ", "b3duc2FsdA")
     users.unlink()
     users.write_text(changed)
     host.run(rows)
-    assert host.text(d.USERS) == changed
+    assert host.text(layout.USERS) == changed
     assert host.run(rows) == [False] * 5
 
 
 def test_a_disabled_mailbox_stays_known_and_is_denied_everywhere(host: Host) -> None:
     host.run({"mailboxes": [mailbox("a@oak.test", enabled=False)], "domains": [{"name": "oak.test"}]})
-    assert host.text(d.MAILBOXES) == "a@oak.test OK\n"
-    assert {host.text(name) for name in d.DENY.values()} == {"a@oak.test:\n"}
+    assert host.text(layout.MAILBOXES) == "a@oak.test OK\n"
+    assert {host.text(name) for name in layout.DENY.values()} == {"a@oak.test:\n"}
 
 
 def test_another_dovecot_rewrites_the_users(host: Host) -> None:
     host.run(BEFORE)
-    staged = d.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.3").result()
-    assert (staged["changed"], staged["changed_names"], staged["rewritten"]) == (True, [], [d.USERS])
+    staged = staging.stage_mailboxes(host.directory(), BEFORE["mailboxes"], "2.3").result()
+    assert (staged["changed"], staged["changed_names"], staged["rewritten"]) == (True, [], [layout.USERS])
 
 
 def test_dovecot_sees_every_change_of_a_file(host: Host) -> None:
     """It compares size and whole seconds, and two runs may fall into one."""
-    users = host.root / d.USERS
+    users = host.root / layout.USERS
     seen = set()
     for quota in (1000, 2000, 3000):
         host.run({"mailboxes": [mailbox("a@oak.test", quota_bytes=quota)]})
@@ -613,10 +649,10 @@ def test_a_failing_postmap_leaves_the_former_state_live(host: Host) -> None:
 
     def fail_once() -> None:
         if next(calls) == 4:
-            raise d.ActivationError("disk full")
+            raise ActivationError("disk full")
 
     host.at = fail_once
-    with pytest.raises(d.ActivationError, match="disk full; the former state is live again"):
+    with pytest.raises(ActivationError, match="disk full; the former state is live again"):
         host.run(AFTER)
     assert host.tree() == former
     assert host.directory().numbers() == [1]
@@ -697,12 +733,12 @@ def _accepted(host: Host) -> set[str]:
     """What Postfix would accept by its databases, and Dovecot take."""
 
     def keys(name: str) -> set[str]:
-        return set(d.entries(name, host.text(f"{name}.lmdb")))
+        return set(transition.entries(name, host.text(f"{name}.lmdb")))
 
-    patterns = {key.replace("\\", "")[5:-3] for key in d.entries(d.PATTERNS, host.text(d.PATTERNS))}
-    users = set(d.entries(d.USERS, host.text(d.USERS)))
-    found = (keys(d.MAILBOXES) & users) | keys(d.ALIASES) | patterns
-    return {address for address in found if address.rpartition("@")[2] in keys(d.DOMAINS)}
+    patterns = {key.replace("\\", "")[5:-3] for key in transition.entries(layout.PATTERNS, host.text(layout.PATTERNS))}
+    users = set(transition.entries(layout.USERS, host.text(layout.USERS)))
+    found = (keys(layout.MAILBOXES) & users) | keys(layout.ALIASES) | patterns
+    return {address for address in found if address.rpartition("@")[2] in keys(layout.DOMAINS)}
 
 
 PLACES = st.dictionaries(
@@ -717,48 +753,83 @@ def test_an_address_valid_before_and_after_is_valid_after_every_step(before: dic
         def of(kind: str) -> list[str]:
             return sorted(a for a, k in places.items() if k == kind)
 
-        empty = dict.fromkeys(d.ORDER, "")
-        patterns = d.render_patterns([(a.replace(".", r"\."), "x@y.test") for a in of("pattern")])
+        empty = dict.fromkeys(layout.ORDER, "")
+        patterns = render_patterns([(a.replace(".", r"\."), "x@y.test") for a in of("pattern")])
         return {
             **empty,
-            d.USERS: "".join(f"{a}:{HASH}::::::\n" for a in of("mailbox")),
-            d.MAILBOXES: "".join(f"{a} OK\n" for a in of("mailbox")),
-            d.ALIASES: "".join(f"{a} x@y.test\n" for a in of("alias")),
-            d.PATTERNS: patterns,
-            d.DOMAINS: "".join(f"{name} OK\n" for name in sorted({a.partition("@")[2] for a in places})),
+            layout.USERS: "".join(f"{a}:{HASH}::::::\n" for a in of("mailbox")),
+            layout.MAILBOXES: "".join(f"{a} OK\n" for a in of("mailbox")),
+            layout.ALIASES: "".join(f"{a} x@y.test\n" for a in of("alias")),
+            layout.PATTERNS: patterns,
+            layout.DOMAINS: "".join(f"{name} OK\n" for name in sorted({a.partition("@")[2] for a in places})),
         }
 
     def accepted(state: dict[str, str]) -> set[str]:
-        keys = {name: set(d.entries(name, text)) for name, text in state.items()}
-        patterns = {key.replace("\\", "")[5:-3] for key in keys[d.PATTERNS]}
-        found = (keys[d.MAILBOXES] & keys[d.USERS]) | keys[d.ALIASES] | patterns
-        return {a for a in found if a.partition("@")[2] in keys[d.DOMAINS]}
+        keys = {name: set(transition.entries(name, text)) for name, text in state.items()}
+        patterns = {key.replace("\\", "")[5:-3] for key in keys[layout.PATTERNS]}
+        found = (keys[layout.MAILBOXES] & keys[layout.USERS]) | keys[layout.ALIASES] | patterns
+        return {a for a in found if a.partition("@")[2] in keys[layout.DOMAINS]}
 
     state, wanted = texts(before), texts(after)
     assert accepted(state) == set(before)
-    for step in d.transition(state, wanted, d.ORDER if suspect else ()):
+    for step in transition.transition(state, wanted, layout.ORDER if suspect else ()):
         state = {**state, step.name: wanted[step.name] if step.text is None else step.text}
         assert before.keys() & after.keys() <= accepted(state)
         # No mailbox is accepted that Dovecot does not know.
-        assert set(d.entries(d.MAILBOXES, state[d.MAILBOXES])) <= set(d.entries(d.USERS, state[d.USERS]))
+        assert set(transition.entries(layout.MAILBOXES, state[layout.MAILBOXES])) <= set(
+            transition.entries(layout.USERS, state[layout.USERS])
+        )
     assert state == wanted
 
 
+ROUTES = st.dictionaries(
+    st.sampled_from(["a@oak.test", "b@oak.test", "@oak.test"]),
+    st.sampled_from(["mailbox", "a@oak.test", "b@oak.test", "x@y.test"]),
+    min_size=1,
+)
+
+
+@given(ROUTES, ROUTES)
+def test_a_change_between_the_look_up_of_an_address_and_of_its_catch_all_misroutes_nothing(
+    before: dict[str, str], after: dict[str, str]
+) -> None:
+    def texts(routes: dict[str, str]) -> dict[str, str]:
+        boxes = "".join(f"{key} OK\n" for key, to in routes.items() if to == "mailbox" and key[0] != "@")
+        aliases = "".join(f"{key} {to}\n" for key, to in routes.items() if to != "mailbox")
+        return {**dict.fromkeys(layout.ORDER, ""), layout.MAILBOXES: boxes, layout.ALIASES: aliases}
+
+    def target(first: dict[str, str], second: dict[str, str], address: str) -> str:
+        """By virtual(5), when `first` is live at the first look-up and `second` at the next."""
+        return parse_map(first[layout.ALIASES]).get(address) or parse_map(second[layout.ALIASES]).get("@oak.test", address)
+
+    def valid(state: dict[str, str], address: str) -> bool:
+        return target(state, state, address) != address or address in parse_map(state[layout.MAILBOXES])
+
+    state, wanted = texts(before), texts(after)
+    stay = [address for address in ("a@oak.test", "b@oak.test") if valid(state, address) and valid(wanted, address)]
+    right = {address: {target(state, state, address), target(wanted, wanted, address)} for address in stay}
+    for step in transition.transition(state, wanted):
+        following = {**state, step.name: wanted[step.name] if step.text is None else step.text}
+        for address in stay:
+            assert target(state, following, address) in right[address]
+        state = following
+
+
 def test_a_mailbox_and_its_alias_can_swap_without_a_loop_in_between() -> None:
-    before = {**dict.fromkeys(d.ORDER, ""), d.ALIASES: "a@oak.test b@oak.test\n"}
-    after = {**dict.fromkeys(d.ORDER, ""), d.ALIASES: "b@oak.test a@oak.test\n"}
-    assert d.transition(before, after) == [d.Step(d.ALIASES)]
+    before = {**dict.fromkeys(layout.ORDER, ""), layout.ALIASES: "a@oak.test b@oak.test\n"}
+    after = {**dict.fromkeys(layout.ORDER, ""), layout.ALIASES: "b@oak.test a@oak.test\n"}
+    assert transition.transition(before, after) == [transition.Step(layout.ALIASES)]
 
 
 @pytest.mark.parametrize(
     ("stage", "rows"),
     [
-        (d.stage_domains, [{"name": "oak.test\nevil.test OK"}]),
-        (d.stage_domains, [{"name": "oak.test"}, {"name": "oak.test"}]),
-        (d.stage_domains, [{"name": "Oak.test"}]),
-        (d.stage_aliases, [{"address": "a b@oak.test", "to": ["a@oak.test"]}]),
-        (d.stage_aliases, [{"address": "@oak", "to": ["a@oak.test"]}]),
-        (d.stage_aliases, [{"address": "a@oak.test", "to": ["|/bin/sh"]}]),
+        (staging.stage_domains, [{"name": "oak.test\nevil.test OK"}]),
+        (staging.stage_domains, [{"name": "oak.test"}, {"name": "oak.test"}]),
+        (staging.stage_domains, [{"name": "Oak.test"}]),
+        (staging.stage_aliases, [{"address": "a b@oak.test", "to": ["a@oak.test"]}]),
+        (staging.stage_aliases, [{"address": "@oak", "to": ["a@oak.test"]}]),
+        (staging.stage_aliases, [{"address": "a@oak.test", "to": ["|/bin/sh"]}]),
     ],
 )
 def test_rows_are_checked_once_more_on_the_host(host: Host, stage: Callable[..., object], rows: list[dict[str, Any]]) -> None:
@@ -786,13 +857,13 @@ def test_rows_are_checked_once_more_on_the_host(host: Host, stage: Callable[...,
 )
 def test_mailboxes_are_checked_once_more_on_the_host(host: Host, changes: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
-        d.stage_mailboxes(host.directory(), [{**mailbox("a@oak.test"), **changes}], "2.4")
+        staging.stage_mailboxes(host.directory(), [{**mailbox("a@oak.test"), **changes}], "2.4")
     assert not host.root.exists()
 
 
 def test_an_unknown_table_is_refused(host: Host) -> None:
     with pytest.raises(Invalid, match="known are"):
-        d.stage_maps(host.directory(), {"transport": []}, [])
+        staging.stage_maps(host.directory(), {"transport": []}, [])
 
 
 # -- seals
@@ -800,7 +871,7 @@ def test_an_unknown_table_is_refused(host: Host) -> None:
 
 def test_lists_that_are_live_keep_their_seals(host: Host) -> None:
     where = host.directory()
-    staged = {"mail_domains": d.stage_domains(where, [{"name": "oak.test"}]), "mail_aliases": d.stage_aliases(where, [])}
+    staged = {"mail_domains": staging.stage_domains(where, [{"name": "oak.test"}]), "mail_aliases": staging.stage_aliases(where, [])}
     seals = {module: {"seal": module, "digest": done.digest} for module, done in staged.items()}
     where.keep_seals("5a17", seals)
     assert where.standing() == {"salt": "5a17", "lists": {}}
@@ -813,18 +884,18 @@ def test_lists_that_are_live_keep_their_seals(host: Host) -> None:
 @pytest.mark.parametrize("damage", ["by hand", "database", "staged", "other rows"])
 def test_a_list_that_is_not_as_it_was_left_loses_its_seal(host: Host, damage: str) -> None:
     where = host.directory()
-    staged = d.stage_domains(where, [{"name": "oak.test"}])
+    staged = staging.stage_domains(where, [{"name": "oak.test"}])
     where.activate()
     where.keep_seals("5a17", {"mail_domains": {"seal": "s", "digest": staged.digest}})
     assert where.standing()["lists"]
     match damage:
         case "by hand":
-            (host.root / d.DOMAINS).write_text("evil.test OK\n")
+            (host.root / layout.DOMAINS).write_text("evil.test OK\n")
         case "database":
-            (host.root / f"{d.DOMAINS}.lmdb").unlink()
+            (host.root / f"{layout.DOMAINS}.lmdb").unlink()
         case "staged":
-            d.stage_domains(where, [])
+            staging.stage_domains(where, [])
         case "other rows":
-            d.stage_domains(where, [])
+            staging.stage_domains(where, [])
             where.activate()
     assert where.standing()["lists"] == {}

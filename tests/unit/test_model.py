@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pytest
 import yaml
-from ansible.module_utils.mailwright.model import DomainFile, Model, check
+from ansible.module_utils.mailwright.builder import DomainFile, check
+from ansible.module_utils.mailwright.model import Model
 from ansible.module_utils.mailwright.reader import Reader
-from ansible.module_utils.mailwright.schema import RFC_2142_NAMES
+from ansible.module_utils.mailwright.schema import RFC_2142_NAMES, SPAM_PRESETS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 HASH = "'{ARGON2ID}$argon2id$v=19$m=65536,t=3,p=1$c29tZXNhbHRzb21lc2E$qqSCqQPLbO7RKU9qFwvGng7oRhGvLyCDXSi1xSyDwa4'"
+RSPAMD_HASH = "$2$e6b6kh1opyabxhf3o8sjq1jybh3zd6ea$zbmm1p3yozk1w6cju7ub4mcwz55j85duy61nr4mhzgdkti1mihrb"
+WEB = {"host": "rspamd.oak.test", "password_hash": RSPAMD_HASH}
 BASE = {"mail_hostname": "mail.oak.test", "mail_postmaster": "root@good.test"}
 
 
@@ -218,6 +222,100 @@ def test_a_quota_without_a_known_unit_is_refused(quota: str) -> None:
     assert "mailboxes[0].quota" in problems(f"domain: oak.test\nmailboxes: [{{name: a, password_hash: HASH, quota: {quota}}}]")
 
 
+@pytest.mark.parametrize("retention", ["0", "-1d", "30", "never", "1.5d", "true", "[1]", "''"])
+def test_a_retention_is_a_time_or_unlimited(retention: str) -> None:
+    text = "domain: oak.test\nmailboxes: [{{name: a, password_hash: HASH, junk_retention: {}}}]"
+    assert "mailboxes[0].junk_retention" in problems(text.format(retention))
+    assert accepted(text.format("2d")).mailboxes["a@oak.test"].junk_retention == 172800
+    assert accepted(text.format("unlimited"), mail_junk_retention="1d").mailboxes["a@oak.test"].junk_retention == 0
+
+
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("''", "empty script"),
+        ("'  '", "empty script"),
+        ('"keep;\\0"', "character U+0000"),
+        ('"keep;\\uD800"', "character U+D800"),
+        ("[keep]", "got a list"),
+        ("'require \"vnd.dovecot.pipe\";'", "vnd.dovecot.pipe not allowed"),
+        ("'require \"vnd.d\\ovecot.pi\\pe\";'", "vnd.dovecot.pipe not allowed"),
+    ],
+)
+def test_a_script_is_text_and_starts_no_program(script: str, problem: str) -> None:
+    assert f"sieve_before: {problem}" in re.sub(
+        "sieve_before: .*?: ", "sieve_before: ", problems(f"domain: oak.test\nsieve_before: {script}")
+    )
+
+
+@pytest.mark.parametrize(
+    ("note", "problem"),
+    [
+        ("' '", "empty text"),
+        ('"a\\0"', "character U+0000 not allowed"),
+        ('"a\\rBcc: x"', "character U+000D not allowed"),
+        ('"a\\u202Eb"', "character U+202E not allowed"),
+        ("[a]", "got a list, text is needed"),
+        ("x" * 901, "a word that is too long"),
+        ("'" + "x " * 2001 + "'", "longer than 4000 characters"),
+    ],
+)
+def test_a_legal_note_is_lines_of_text(note: str, problem: str) -> None:
+    assert problem in problems(f"domain: oak.test\nlegal_note: {note}")
+    assert accepted("domain: oak.test\nlegal_note: |\n  a  \n\n  b\n\n").domains["oak.test"].legal_note == "a\n\nb"
+
+
+@pytest.mark.parametrize(
+    ("folder", "problem"),
+    [
+        ("{name: A}", "public_folders[0]: nobody may see it; give everyone or access"),
+        ("{name: A, everyone: own}", "public_folders[0].everyone: own: not one of read, add, write"),
+        ("{name: ../A, everyone: read}", "public_folders[0].name: ../A: a level begins or ends with a space or a dot"),
+        (
+            "{name: A, access: [{who: bbo}]}",
+            "public_folders[0].access[0].who: bbo@oak.test: no mailbox or alias bbo@oak.test",
+        ),
+        ("{name: A, access: [{who: a@elm.test}]}", "public_folders[0].access[0].who: a@elm.test: not an address of oak.test"),
+        (
+            "{name: A, access: [{who: bob}, {who: bob@oak.test}]}",
+            "public_folders[0].access[1].who: bob@oak.test: bob@oak.test is named twice",
+        ),
+        ("{name: A B, everyone: read, address: a}", "public_folders[0].address: a: a folder with an address has no space and no dot"),
+        ("{name: A, everyone: read, address: bob}", "public_folders[0].address: bob: duplicate mailbox"),
+        ("{name: A, everyone: read}, {name: A, everyone: add}", "public_folders[1].name: A: duplicate of"),
+    ],
+)
+def test_a_wrong_public_folder_is_named(folder: str, problem: str) -> None:
+    domain = f"domain: oak.test\nmailboxes: [{{name: bob, password_hash: HASH}}]\npublic_folders: [{folder}]"
+    assert problem in problems(domain, "domain: elm.test\nmailboxes: [{name: a, password_hash: HASH}]")
+
+
+@pytest.mark.parametrize("level", [0, 101, "80", 80.5, True])
+def test_a_quota_warning_is_a_percentage(level: object) -> None:
+    assert "mail_quota_warnings[0]" in problems(mail_quota_warnings=[level])
+    assert accepted(mail_quota_warnings=[90, 50, 90]).settings["quota_warnings"] == [90, 50]
+
+
+@pytest.mark.parametrize(
+    ("users", "problem"),
+    [
+        (
+            [{"name": "a", "password_hash": HASH[1:-1]}, {"name": "a", "password_hash": HASH[1:-1]}],
+            "mail_master_users[1].name: a: duplicate of",
+        ),
+        ([{"name": "a", "password_hash": "hunter2"}], "mail_master_users[0].password_hash: ***: scheme missing"),
+        ([{"name": "a", "password_hash": "{PLAIN}hunter2"}], "mail_master_users[0].password_hash: ***: scheme PLAIN is too weak"),
+        ([{"name": "a"}], "mail_master_users[0]: required key password_hash is missing"),
+        ([{"name": "a@oak.test", "password_hash": HASH[1:-1]}], "mail_master_users[0].name: a@oak.test"),
+        ([{"name": "a:b", "password_hash": HASH[1:-1]}], "mail_master_users[0].name: a:b"),
+    ],
+)
+def test_a_wrong_master_user_is_named(users: list[dict[str, str]], problem: str) -> None:
+    found = problems(mail_master_users=users)
+    assert problem in found
+    assert "hunter2" not in found
+
+
 def test_a_quota_falls_back_to_the_domain_and_then_to_the_default() -> None:
     mailboxes = "mailboxes: [{name: a, password_hash: HASH}]"
     assert accepted(f"domain: oak.test\n{mailboxes}").mailboxes["a@oak.test"].quota == 5 * 2**30
@@ -400,7 +498,7 @@ def test_the_postmaster_must_exist_and_receive() -> None:
             "intermdiate",
             "mail_tls_profile: intermdiate: not one of modern, intermediate, old; did you mean intermediate?",
         ),
-        ("mail_spam", "hihg", "mail_spam: hihg: no such preset; there are low, medium, high; did you mean high?"),
+        ("mail_spam", "hihg", "mail_spam: hihg: no such preset; there are verylow, low, medium, high, veryhigh; did you mean high?"),
         ("mail_spam", {"greylist": 4, "junk": 3, "reject": 15}, "mail_spam: the scores must rise"),
         ("mail_spam", {"greylist": 4, "junk": 6}, "mail_spam: required key reject is missing"),
         ("mail_spam", {"greylist": "4", "junk": 6, "reject": 9}, "mail_spam.greylist: 4: got text, a number is needed"),
@@ -409,6 +507,9 @@ def test_the_postmaster_must_exist_and_receive() -> None:
         ("mail_dkim_keys", [{"selector": "A", "bits": 1024}], "mail_dkim_keys[0].bits: 1024: not between 2048 and 4096"),
         ("mail_transports", [{"destination": "a.test", "next_hop": "x", "port": 0}], "mail_transports[0].port: 0: not a port"),
         ("mail_dkim_keys", [{"selector": "a"}, {"selector": "a"}], "mail_dkim_keys[1].selector: a: duplicate of"),
+        ("mail_dkim_keys", [{"bits": 2048}, {"bits": 3072}], "mail_dkim_keys[1].selector: missing, as in mail_dkim_keys[0]"),
+        ("mail_dkim_keys", [{"private_key": "hunter2"}], "mail_dkim_keys[0].selector: missing; a given key needs the selector"),
+        ("mail_domains", [{"domain": "oak.test", "dkim": [{"shared": True}]}], "mail_domains[0].dkim[0].shared: unknown key"),
         ("mail_dkim_keys", [{"selector": "a", "bits": 1024}], "mail_dkim_keys[0].bits: 1024: not between 2048 and 4096"),
         ("mail_dkim_keys", [{"selector": "a", "bits": 8192}], "mail_dkim_keys[0].bits: 8192: not between 2048 and 4096"),
         ("mail_dkim_keys", [{"selector": "a", "algorithm": "ed25519", "bits": 256}], "mail_dkim_keys[0].bits: 256: an Ed25519 key has"),
@@ -478,9 +579,11 @@ def test_without_a_delimiter_a_plus_is_part_of_the_name() -> None:
 
 def test_a_domain_has_the_common_keys_its_own_or_none() -> None:
     model = accepted("domain: oak.test", "domain: elm.test\ndkim: false", "domain: ash.test\ndkim: [{selector: mine, algorithm: ed25519}]")
-    assert [key["selector"] for key in model.domains["oak.test"].dkim_keys] == ["mw-rsa", "mw-ed25519"]
+    assert [(key["selector"], key["algorithm"]) for key in model.domains["oak.test"].dkim_keys] == [(None, "rsa"), (None, "ed25519")]
     assert model.domains["elm.test"].dkim_keys == []
-    assert model.domains["ash.test"].dkim_keys == [{"selector": "mine", "algorithm": "ed25519", "bits": None, "private_key": None}]
+    assert model.domains["ash.test"].dkim_keys == [
+        {"selector": "mine", "algorithm": "ed25519", "bits": None, "private_key": None, "shared": False}
+    ]
 
 
 def test_a_target_that_looks_like_a_misspelt_name_is_asked_about_where_the_catch_all_hides_it() -> None:
@@ -650,3 +753,222 @@ def test_a_smarthosts_password_does_not_stand_in_clear() -> None:
 def test_the_password_of_a_smarthost_is_not_among_the_settings() -> None:
     model = accepted("domain: oak.test", mail_relays=[SMARTHOST])
     assert "hunter2" not in repr(model)
+
+
+# -- policy
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"mail_helo": {"level": "stric"}}, "mail_helo.level: stric: not one of lenient, rfc, strict; did you mean strict?"),
+        ({"mail_helo": {"exceptions": ["a b"]}}, "mail_helo.exceptions[0]: a b: space not allowed"),
+        ({"mail_helo": {"exception_patterns": ["(a"]}}, "mail_helo.exception_patterns[0]: (a: not a regular expression"),
+        ({"mail_helo": {"exception_patterns": ["a/ OK"]}}, "mail_helo.exception_patterns[0]: a/ OK: "),
+        ({"mail_missing_headers": {"to": "reject"}}, "mail_missing_headers.to: unknown key; the keys are from, date"),
+        ({"mail_missing_headers": {"date": "discard"}}, "mail_missing_headers.date: discard: not one of score, reject"),
+        ({"mail_filter": [{"action": "allow"}]}, "mail_filter[0]: nobody is named; name one of client, sender, recipient"),
+        (
+            {"mail_filter": [{"action": "allow", "sender": "a.test", "recipient": "oak.test"}]},
+            "mail_filter[0]: sender, recipient together; name one of",
+        ),
+        (
+            {"mail_filter": [{"action": "block", "recipient": "oak.test"}]},
+            "mail_filter[0].recipient: oak.test: the filter blocks by sender, not by recipient; mail_access does",
+        ),
+        (
+            {"mail_filter": [{"action": "allow", "recipient": "oka.test"}]},
+            "oka.test: not a domain of this inventory; did you mean oak.test?",
+        ),
+        (
+            {"mail_filter": [{"action": "allow", "sender": "A.test"}, {"action": "allow", "sender": "a.test"}]},
+            "mail_filter[1]: a.test is also declared at ",
+        ),
+        ({"mail_filter": [{"action": "allow", "client": "0.0.0.0/0"}]}, "mail_filter[0].client: 0.0.0.0/0: it is everybody"),
+        ({"mail_antivirus": {"action": "delete"}}, "mail_antivirus.action: delete: not one of none, reject, quarantine, tag"),
+        ({"mail_antivirus": {"action": "quarantine"}}, "mail_quarantine: mailbox is missing; name the mailbox"),
+        ({"mail_antivirus": {"action": "reject", "updates": False}}, "mail_antivirus: neither updates nor signatures; nothing would be"),
+        ({"mail_antivirus": {"signatures": [{"name": "../x.ndb", "text": "x"}]}}, "signatures[0].name: ../x.ndb: not a file name"),
+        ({"mail_antivirus": {"signatures": [{"name": "main.cvd", "text": "x"}]}}, "not a format that ClamAV reads as text: cdb, "),
+        ({"mail_antivirus": {"signatures": [{"name": "x.ndb", "text": " "}]}}, "empty; ClamAV does not start"),
+        ({"mail_antivirus": {"signatures": 2 * [{"name": "x.ndb", "text": "x"}]}}, "signatures[1].name: x.ndb: duplicate of "),
+        ({"mail_quarantine": {"spam": True}}, "mail_quarantine: mailbox is missing"),
+        ({"mail_quarantine": {"mailbox": "nobody@oak.test"}}, "mail_quarantine.mailbox: nobody@oak.test: nobody@oak.test is not a mailbox"),
+        ({"mail_quarantine": {"mailbox": "alice@oak.test"}}, "the quarantine has a quota: what no more fits would go back to forged"),
+        ({"mail_attachments": {"refuse": ["executable"]}}, "mail_attachments.refuse[0]: executable: not one of executables, "),
+        ({"mail_attachments": {"extensions": [".exe"]}}, "extensions[0]: .exe: not an extension: letters, digits, _ and -; write exe"),
+        ({"mail_attachments": {"types": ['x"/y']}}, "not a MIME type; such as application/zip or video/*"),
+        ({"mail_blocklists": [{"zone": "l.test", "score": 1}]}, "mail_blocklists[0]: required key of is missing"),
+        ({"mail_blocklists": [{"zone": "l.test", "of": ["url"], "score": 1}]}, "of[0]: url: not one of client, "),
+        ({"mail_blocklists": [{"zone": "l.test", "of": ["urls"], "score": 1, "answers": ["127.255.255.1"]}]}, "tell of errors"),
+        ({"mail_blocklists": [{"zone": "l.test", "of": ["urls"], "score": 1, "answers": ["10.0.0.1"]}]}, "not in 127.0.0.0/8"),
+        ({"mail_blocklists": [{"zone": 'l"; }.test', "of": ["urls"], "score": 1}]}, "mail_blocklists[0].zone: "),
+        ({"mail_blocklists": 2 * [{"zone": "l.test", "of": ["urls"], "score": 1}]}, "mail_blocklists[1].zone: l.test: duplicate of "),
+        (
+            {"mail_blocklists": [{"zone": "l.test", "of": ["urls"], "score": 15}]},
+            "mail_blocklists[0].score: 15.0: one list alone would refuse mail: some mail is refused from 15 points; give it fewer points",
+        ),
+        ({"mail_origins": {"countries": ["CN"]}}, "countries: got a list, a mapping of names to numbers is needed; such as {CN: 0.5}"),
+        ({"mail_origins": {"countries": {"cn": 1}}}, "mail_origins.countries.cn: cn: not a country code of ISO 3166; write CN"),
+        ({"mail_origins": {"countries": {"UK": 1}}}, "UK: not a country code of ISO 3166; write GB"),
+        ({"mail_origins": {"countries": {"ZZ": 1}}}, "ZZ: not a country code of ISO 3166; such as CN"),
+        ({"mail_origins": {"countries": {False: 1}}}, 'without quotes this is a boolean in YAML, not Norway; write "NO"'),
+        ({"mail_origins": {"countries": {"CN": "much"}}}, "mail_origins.countries.CN: much: got text, a number is needed"),
+        ({"mail_origins": {"networks": {64500: 1}}}, "mail_origins.networks.64500: 64500: AS and a number are needed; write AS64500"),
+        ({"mail_origins": {"networks": {"as64500": 1}}}, "AS and a number are needed; write AS64500"),
+        ({"mail_origins": {"networks": {"AS4294967296": 1}}}, "not the number of an autonomous system; such as AS64500"),
+        ({"mail_origins": {"networks": {"AS1 /etc": 1}}}, "not the number of an autonomous system"),
+        (
+            {"mail_origins": {"countries": {"CN": 15, "RU": 1}}},
+            "mail_origins.countries.CN: 15.0: the origin alone would refuse mail: some mail is refused",
+        ),
+        ({"mail_origins": {"countries": {"CN": 9}, "networks": {"AS1": 6}}}, "mail_origins: a country and a network together would refuse"),
+        ({"mail_spam_marks": {"subject": "two\nlines"}}, "not text in one line of at most 40"),
+        ({"mail_spam_marks": {"subject": " "}}, "not text in one line"),
+        ({"mail_spam_marks": {"subject": "[" + 20 * "ü"}}, "of at most 40 octets; such as [SPAM]"),
+        (
+            {"mail_spam_scores": {"symbols": ["A"]}},
+            "symbols: got a list, a mapping of names to numbers is needed; such as {MISSING_TO: 0.5}",
+        ),
+        ({"mail_spam_scores": {"symbols": {"A": "much"}}}, "mail_spam_scores.symbols.A: much: got text, a number is needed"),
+        ({"mail_spam_scores": {"symbols": {'A"}': 1}}}, "not a name of Rspamd's: letters, digits and _ . -"),
+        ({"mail_spam_scores": {"groups": {"headers": 0}}}, "mail_spam_scores.groups.headers: 0.0: not above zero: it is the most"),
+        ({"rspamd_bayes_autolearn": {"spam": -6}}, "rspamd_bayes_autolearn: ham (-5) is not below spam (-6); write them as in"),
+        ({"rspamd_bayes_autolearn": {"spam": 8, "ham": 8}}, "rspamd_bayes_autolearn: ham (8) is not below spam (8)"),
+        (
+            {"rspamd_bayes_autolearn": {"spam": 5.5}},
+            "rspamd_bayes_autolearn.spam: 5.5: mail_spam makes mail junk from 6 points; less is never learned as spam; write 6 or more",
+        ),
+        (
+            {"rspamd_bayes_autolearn": {"spam": 8}, "mail_spam": "verylow"},
+            "rspamd_bayes_autolearn.spam: 8: mail_spam makes mail junk from 12",
+        ),
+        (
+            {"rspamd_bayes_autolearn": {"ham": 4}},
+            "rspamd_bayes_autolearn.ham: 4: mail_spam suspects mail from 4 points; that is never learned as ham; write less than 4",
+        ),
+        ({"mail_spam_trainers": ["alcie@oak.test"]}, "alcie@oak.test: no mailbox here, and no group or alias of such; did you mean alice@"),
+        ({"mail_spam_trainers": ["friend@good.test"]}, "mail_spam_trainers[0]: friend@good.test: no mailbox here"),
+        ({"mail_filter_web": {"password_hash": RSPAMD_HASH}}, "mail_filter_web: host is missing; name one of mail_hostnames"),
+        ({"mail_filter_web": WEB}, "mail_filter_web.host: rspamd.oak.test: not one of mail_hostnames; add it there"),
+        ({"mail_filter_web": {**WEB, "host": "mail.oak.test"}}, "mail_filter_web.host: mail.oak.test: not one of mail_hostnames"),
+        ({"mail_filter_web": {"host": "rspamd.oak.test"}}, "mail_filter_web: password_hash is missing; make one on the host"),
+        ({"mail_filter_web": {**WEB, "password_hash": "hunter2"}}, "mail_filter_web.password_hash: ***: not a hash of Rspamd's; make one"),
+        ({"mail_filter_web": {**WEB, "networks": ["::/0"]}}, "mail_filter_web.networks[0]: ::/0: it is everybody"),
+        ({"mail_sending_limit": 0}, "mail_sending_limit: 0: not between 1 and 1000000; no limit is written unlimited"),
+        ({"mail_sending_limit": "many"}, "mail_sending_limit: many: got text, a whole number is needed"),
+    ],
+)
+def test_a_wrong_policy_is_named(variables: dict[str, object], problem: str) -> None:
+    assert problem in problems(ALICE, **variables)
+
+
+@pytest.mark.parametrize("limits", [None, {}, {"spam": 6}, {"ham": 3.9}, {"spam": 40, "ham": -40}])
+def test_limits_of_learning_that_fit_the_scores_are_taken(limits: object) -> None:
+    accepted(ALICE, rspamd_bayes_autolearn=limits)
+
+
+def test_the_usual_limits_of_learning_are_nobodys_fault() -> None:
+    accepted(ALICE, mail_spam={"greylist": -9, "junk": 20, "reject": 30})
+
+
+def test_the_strictest_mailbox_decides_how_much_one_list_may_give() -> None:
+    lists = [{"zone": "l.test", "of": ["urls"], "score": 7}]
+    accepted(ALICE, mail_blocklists=lists)
+    strict = "domain: oak.test\nmailboxes: [{name: alice, password_hash: HASH, spam: veryhigh}]\n"
+    assert "one list alone" in problems(strict, mail_blocklists=lists)
+
+
+def test_origins_may_give_and_take_as_long_as_they_do_not_refuse() -> None:
+    nothing = accepted(ALICE).settings["origins"]
+    assert nothing == {"countries": {}, "networks": {}, "updates": True}
+    found = accepted(ALICE, mail_origins={"countries": {"CN": 9, "NO": -20}, "networks": {"AS64500": 5.9}, "updates": False})
+    assert found.settings["origins"] == {"countries": {"CN": 9, "NO": -20}, "networks": {"AS64500": 5.9}, "updates": False}
+
+
+@pytest.mark.parametrize("preset", ["verylow", "low", "medium", "high", "veryhigh"])
+def test_a_preset_of_spam_scores_holds_for_a_domain_and_a_mailbox(preset: str) -> None:
+    model = accepted(f"domain: oak.test\nspam: {preset}\nmailboxes: [{{name: alice, password_hash: HASH, spam: {preset}}}]\n")
+    assert model.domains["oak.test"].spam == model.mailboxes["alice@oak.test"].spam == SPAM_PRESETS[preset]
+
+
+def test_trainers_are_mailboxes_and_the_members_of_groups() -> None:
+    people = """
+        domain: oak.test
+        mailboxes: [{name: alice, password_hash: HASH}, {name: bob, password_hash: HASH}, {name: carol, password_hash: HASH}]
+        groups: [{name: staff, members: [alice, bob, friend@good.test], except: [bob]}]
+        """
+    assert accepted(people).settings["spam_trainers"] is None, "everybody"
+    assert accepted(people, mail_spam_trainers=[]).settings["spam_trainers"] == []
+    found = accepted(people, mail_spam_trainers=["staff@oak.test", "carol@oak.test"])
+    assert found.settings["spam_trainers"] == ["alice@oak.test", "carol@oak.test"]
+
+
+def test_the_web_interface_of_the_filter_is_off_unless_it_has_a_name_and_a_password() -> None:
+    assert accepted(ALICE).settings["filter_web"] is None
+    found = accepted(ALICE, mail_hostnames=["rspamd.oak.test"], mail_filter_web={**WEB, "networks": ["192.0.2.1"]}).settings["filter_web"]
+    assert found == {**WEB, "enable_password_hash": None, "networks": ["192.0.2.1/32"]}
+
+
+DIRECTORY: dict[str, object] = {
+    "servers": ["ldaps://ldap.good.test", "ldaps://[2001:DB8::1]:1636"],
+    "base": "dc=test",
+    "bind_dn": "cn=mail host,dc=test",
+    "bind_password": "(&|!*)=:<x>",
+    "domains": ["oak.test"],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"servers": ["http://a.test"]}, "servers[0]: http://a.test: not ldaps://host"),
+        ({"servers": ["ldaps://a.test/dc=x"]}, "servers[0]: ldaps://a.test/dc=x: not ldaps://host"),
+        ({"servers": ["ldaps://a.test:0"]}, "not a port from 1 to 65535"),
+        ({"servers": ["ldap://b.test"]}, "servers[0]: ldap://b.test: STARTTLS"),
+        ({"servers": []}, "servers: empty list"),
+        ({"domains": []}, "domains: empty list"),
+        ({"domains": ["oak.tset"]}, "domains[0]: oak.tset: not a domain that is delivered here; did you mean oak.test?"),
+        ({"domains": ["oak.test", "oak.test"]}, "domains[1]: oak.test: duplicate of"),
+        ({"base": "example.org"}, "base: example.org: not a distinguished name"),
+        ({"bind_dn": 'cn="x",dc=test'}, "not allowed in a distinguished name"),
+        ({"bind_password": "a$b"}, "bind_password: ***: character '$' not allowed in this password"),
+        ({"bind_password": "a\nb"}, "not allowed in this password"),
+        ({"bind_password": " a"}, "white space at an end"),
+        ({"user_filter": "objectClass=x"}, "not a filter in one pair of parentheses"),
+        ({"user_filter": "(a=b)(c=d)"}, "not a filter in one pair of parentheses"),
+        ({"user_filter": "(mail=%u)"}, "character '%' not allowed in a filter"),
+        ({"attributes": {"address": "mail=x"}}, "attributes.address: mail=x: not the name of an attribute"),
+        ({"bind_dn": None}, "required key bind_dn is missing"),
+    ],
+)
+def test_a_directory_that_cannot_be_meant_is_refused(change: dict[str, object], problem: str) -> None:
+    found = problems("domain: oak.test", mail_ldap={**DIRECTORY, **change})
+    assert problem in found
+    assert str(DIRECTORY["bind_password"]) not in found
+
+
+def test_the_password_of_a_directory_does_not_stand_in_clear() -> None:
+    assert accepted("domain: oak.test").ldap is None
+    reader = Reader()
+    check(reader, {**BASE, "mail_ldap": DIRECTORY}, [DomainFile({"domain": "oak.test"}, "")], in_clear=lambda _: True)
+    assert ["bind_password" in problem.path for problem in reader.report.problems] == [True]
+
+
+def test_aliases_may_lead_to_users_of_the_directory_who_are_not_known_here() -> None:
+    alias = "domain: oak.test\naliases: [{name: sales, to: [lisa]}]"
+    assert "no mailbox or alias lisa@oak.test" in problems(alias)
+    assert accepted(alias, mail_ldap=DIRECTORY).aliases["sales@oak.test"].to == ["lisa@oak.test"]
+    assert accepted("domain: oak.test\ncatch_all: lisa", mail_ldap=DIRECTORY).domains["oak.test"].catch_all is not None
+    _, found, warnings = read(f"{ALICE}aliases: [{{name: sales, to: [alise]}}]", mail_ldap=DIRECTORY)
+    assert found == []
+    reason = "not in the inventory, so a user of the directory; did you mean alice@oak.test?"
+    assert warnings == [f"aliases[0].to[0]: alise@oak.test: {reason}"]
+
+
+def test_a_directory_is_read() -> None:
+    found = accepted("domain: oak.test", mail_ldap=DIRECTORY).ldap
+    assert found is not None
+    assert found["servers"] == ["ldaps://ldap.good.test", "ldaps://[2001:db8::1]:1636"]
+    assert (found["address"], found["aliases"]) == ("mail", None)
+    assert found["users"] == "(&(objectClass=inetOrgPerson)(|(mail=*@oak.test))(!(mail=.*)))"

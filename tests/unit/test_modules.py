@@ -19,7 +19,7 @@ from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.testing import patch_module_args
 
 NAMES = ["mail_domains", "mail_mailboxes", "mail_aliases", "mail_maps", "mail_activate", "dkim_keys"]
-DOCUMENTED = [*NAMES, "mail_generations"]
+DOCUMENTED = [*NAMES, "dns_check", "dkim_signing", "mail_directory", "mail_generations"]
 SECRET = "geheim-4711"
 ROWS: dict[str, dict[str, Any]] = {
     "mail_domains": {"domains": [{"name": "oak.test"}]},
@@ -35,6 +35,7 @@ ROWS: dict[str, dict[str, Any]] = {
                 "denied_protocols": [],
                 "enabled": True,
                 "junk_filing": True,
+                "extras": {},
             }
             for index in range(2)
         ],
@@ -47,8 +48,22 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "mail_activate": {},
     "mail_generations": {},
-    "dkim_keys": {"keys": [{"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None}]},
+    "dkim_keys": {
+        "keys": [
+            {"domain": "oak.test", "selector": "mw-ed25519", "algorithm": "ed25519", "bits": None, "private_key": None, "shared": False}
+        ]
+    },
 }
+
+
+LIMITS = {"removal_limit": 3, "removal_percent": 10, "removals_allowed": False}
+LISTS = {
+    "mail_mailboxes": {**ROWS["mail_mailboxes"], **LIMITS},
+    "mail_domains": {**ROWS["mail_domains"], **LIMITS},
+    "mail_aliases": ROWS["mail_aliases"],
+    "mail_maps": ROWS["mail_maps"],
+}
+ROWS["mail_directory"] = {"lists": LISTS, "seals": {"salt": "5a17", "wanted": {name: f"seal of {name}" for name in LISTS}, "kept": {}}}
 
 
 @pytest.fixture
@@ -75,7 +90,7 @@ def run(
             archive=Archive(tmp_path / "vmail"),
             end=lambda _: None,
             drain=lambda _: None,
-            await_dovecot=lambda: None,
+            await_dovecot=lambda newcomer: None,
         )
 
     def call(name: str, check_mode: bool = False, patches: dict[str, object] | None = None, **changes: object) -> dict[str, Any]:
@@ -189,3 +204,58 @@ def test_going_back_returns_what_it_documents(load_plugin: Callable[[str], Modul
     assert "(live, again as 1): mailboxes + " in done["report"][0]
     assert "argon2id" not in done["printed"]
     assert "password: ***" in done["diff"]["prepared"]
+
+
+def test_several_lists_go_live_in_one_round_trip(
+    load_plugin: Callable[[str], ModuleType], run: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    checked = run("mail_directory", check_mode=True)
+    assert list(tmp_path.iterdir()) == []
+    done = run("mail_directory")
+    assert set(done) - {"changed", "invocation", "printed"} == set(yaml.safe_load(load_plugin("library/mail_directory.py").RETURN))
+    assert checked["changed"] is done["changed"] is True
+    assert {label: found["added"] for label, found in checked["lists"].items()} == {
+        label: found["added"] for label, found in done["lists"].items()
+    }
+    assert done["activation"]["generation"] == 1
+    assert SECRET not in done["printed"].replace(f"{SECRET}@oak.test", "")
+    assert (tmp_path / "mailwright/postfix/virtual_domains").read_text() == "oak.test OK\n"
+    seals = json.loads((tmp_path / "mailwright/directory/seals.json").read_text())
+    assert seals["lists"]["mail_maps"]["seal"] == "seal of mail_maps"
+    # What each module does by itself is what they do together.
+    assert {name: run(name)["changed"] for name in (*LISTS, "mail_activate")} == dict.fromkeys((*LISTS, "mail_activate"), False)
+    assert not run("mail_directory")["changed"]
+
+
+def test_lists_can_wait_to_go_live(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    waiting = run("mail_directory", live=False)
+    assert waiting["activation"] is None
+    assert not (tmp_path / "mailwright/postfix/virtual_domains").exists()
+    kept = {label: {"seal": "s", "digest": found["digest"]} for label, found in waiting["lists"].items()}
+    assert run("mail_directory", lists={}, seals={"salt": "5a17", "wanted": {}, "kept": kept})["activation"]["generation"] == 1
+
+
+def test_what_another_run_staged_does_not_go_live_in_place_of_a_kept_list(run: Callable[..., dict[str, Any]]) -> None:
+    first = run("mail_directory")
+    kept = {"mail_domains": {"seal": "s", "digest": first["lists"]["mail_domains"]["digest"]}}
+    run("mail_domains", domains=[{"name": "oak.test"}, {"name": "elm.test"}])
+    done = run("mail_directory", lists={"mail_aliases": {"aliases": []}}, seals={"salt": "", "wanted": {"mail_aliases": ""}, "kept": kept})
+    assert "another run changed the mail data" in done["msg"]
+
+
+@pytest.mark.parametrize(("clear", "same"), [("", True), ("mailbox", False), ("smarthost", False)])
+def test_a_seal_tells_a_password_only_as_slowly_as_its_hash(load_plugin: Callable[[str], ModuleType], clear: str, same: bool) -> None:
+    action = load_plugin("action_plugins/mail_directory.py").ActionModule.__new__(
+        load_plugin("action_plugins/mail_directory.py").ActionModule
+    )
+    rows = {
+        "dkim_keys": "[]",
+        "domains": "[]",
+        "aliases": "[]",
+        "maps": "{}",
+        "alias_patterns": "[]",
+        "mailboxes": json.dumps([{"address": 'a"password": "x', "password": "x" if clear == "mailbox" else None}]),
+        "relay_passwords": json.dumps([{"key": "k", "value": "v"}] if clear == "smarthost" else []),
+    }
+    one, other = (action._seals(rows, "2.4", salt) for salt in ("00", "01"))
+    assert (one == other) is same

@@ -308,3 +308,34 @@ def test_a_shown_value_is_one_printable_line(text: str) -> None:
 
 def test_a_problem_reads_as_place_path_value_reason_and_cure() -> None:
     assert str(Problem("a.yml:3", "x.y", "5g", "not a size", "write 5G")) == "a.yml:3: x.y: 5g: not a size; write 5G"
+
+
+@pytest.mark.parametrize(
+    ("name", "directory"),
+    [
+        ("Projects", ".Projects"),
+        ("Projects/Secret", ".Projects.Secret"),
+        ("Projekte für 2.0", r".Projekte f&APw-r 2\2e0"),
+        ("R&D", ".R&-D"),
+        ("会議", ".&TxqLcA-"),
+        ("Bu\u0308ro", ".B&APw-ro"),
+    ],
+)
+def test_a_folder_lies_where_dovecot_looks_for_it(name: str, directory: str) -> None:
+    assert names.folder_directory(names.folder(name)) == directory
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "/", "a/", "/a", "a//b", "..", "../a", ".a", "a.", " a", "a ", "a%b", "a:b", "a\\b", "a\nb", "a*b", "INBOX", "inbox/a", "\ud800"],
+)
+def test_a_folder_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(Invalid):
+        names.folder(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a/" * 100 + "a", "会" * 80])
+def test_a_folder_too_long_for_a_directory_is_refused(name: str) -> None:
+    with pytest.raises(Invalid, match="longer than 200 octets"):
+        names.folder(name)
+    assert names.folder(name[:59])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import re
@@ -16,6 +17,8 @@ from typing import Any
 
 import ansible.template
 import pytest
+import yaml
+from ansible.module_utils.mailwright import certificate
 from ansible.module_utils.mailwright.inventory import Inventory, load_roles
 from ansible.module_utils.mailwright.reader import Reader
 from ansible.module_utils.mailwright.schema import SHARED
@@ -150,6 +153,7 @@ def test_the_mail_data_of_the_lab_passes(site: Site) -> None:
     """Without the variables that name files which only a running lab has."""
     shutil.rmtree(site.path / "domains")
     shutil.copytree(PROJECT / "inventories/lab/domains", site.path / "domains")
+    shutil.copytree(PROJECT / "inventories/lab/files", site.path / "files")
     shutil.copytree(PROJECT / "inventories/lab/group_vars/mail", site.path / "group_vars/mail", dirs_exist_ok=True)
     result = site.run()
     assert result.status == 0, result.output
@@ -193,7 +197,7 @@ def test_every_problem_of_every_file_and_host_comes_at_once_with_its_line(site: 
         "domains/elm.test.yml:9: mailboxes[1].quota: 5g: not a size: a whole number and one of the units K, M, G, T is needed; write 5G",
         "domains/elm.test.yml:11: mailboxes[1].pop3: unknown key; the keys are name, password, password_hash, password_update,"
         " allow_weak_hash, quota, enabled, protocols, send_only, receive_only, aliases, send_as, forward, keep_copy, internal, spam,"
-        " junk_filing, description",
+        " sending_limit, junk_filing, sieve_before, sieve_after, junk_retention, trash_retention, deleted_to_trash, description",
         "hosts.yml:3: mail_hostname: a b: space not allowed",
         "hosts.yml:5: mail_hostname: mx3: a single label; a dot is needed; write the full name, such as example.org",
     ]
@@ -390,6 +394,23 @@ def test_a_file_that_would_silently_be_no_domain_is_named(site: Site) -> None:
 # -- variables
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"a: 1\nb:\n\tc: 1\n", "3: not YAML: found character that cannot start any token"),
+        (b"a: 1\nb: [1\n", "3: not YAML: did not find expected ',' or ']'"),
+        (b"a: 1\nb: M\xfcnchen\n", "2: not UTF-8: octet 0xfc at offset 9; save it as UTF-8"),
+        (b"a: 1\nb: {c: 1, c: 2}\na: 2\n", "3: a: duplicate of the key in line 1; remove one"),
+    ],
+)
+@pytest.mark.parametrize("place", ["group_vars/all.yml", "group_vars/mail/more.yml", "host_vars/mx1"])
+def test_variables_that_ansible_cannot_read_are_named_with_their_line(site: Site, place: str, content: bytes, problem: str) -> None:
+    site.write(place, content)
+    result = site.run()
+    assert result.status != 0
+    assert result.problems[0] == f"{place}:{problem}"
+
+
 def test_misspelt_variables_are_found_with_their_line(site: Site) -> None:
     site.write("group_vars/mail/more.yml", "mail_qouta: 5G\nmail_default_qouta: 5G\nmy_own: x\n")
     assert site.run().problems == [
@@ -504,7 +525,8 @@ def test_every_role_tells_its_variables() -> None:
 def contents(directory: Path, *, lines: bool) -> list[Any]:
     loader = DataLoader()
     source = Inventory(loader, ansible.template.Templar(loader=loader, variables={}).template)
-    return [file.content for file in source.domain_files(directory, lines=lines)]
+    messages = "\n".join(map(str, directory.iterdir())) if lines else ""
+    return [file.content for file in source.domain_files(directory, messages)]
 
 
 PLAIN = """
@@ -528,6 +550,99 @@ def test_a_file_of_mere_text_reads_the_same_without_lines(tmp_path: Path, text: 
     assert text != PLAIN or type(quick["domain"]) is str
 
 
+def test_only_files_that_a_message_names_are_read_for_their_lines(tmp_path: Path) -> None:
+    site = Site(tmp_path, empty=True)
+    for name in ("elm", "oak"):
+        site.write(f"{name}.test.yml", f"domain: {name}.test")
+    source = Inventory(DataLoader(), str)
+    files = source.domain_files(tmp_path, f"{tmp_path}/oak.test.yml: mailboxes: missing")
+    assert [source.locate(file.content) for file in files] == [None, f"{tmp_path}/oak.test.yml:1"]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/mailwright/domains"
+
+
+LONG = textwrap.dedent(PLAIN).replace("2026-01-01, ", "") + f"# {'x' * 2000}\n"
+
+
+def test_a_file_that_did_not_change_is_not_parsed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    site = Site(tmp_path, empty=True)
+    site.write("elm.test.yml", LONG)
+    (first,) = contents(tmp_path, lines=False)
+    assert {path.stat().st_mode & 0o777 for path in (cache, *cache.iterdir())} == {0o700, 0o600}
+    with monkeypatch.context() as patch:
+        patch.setattr("yaml.compose", lambda *_, **__: pytest.fail("parsed again"))
+        (kept,) = contents(tmp_path, lines=False)
+    assert repr(kept) == repr(first)
+    site.write("elm.test.yml", LONG.replace("alice", "alina"))
+    (changed,) = contents(tmp_path, lines=False)
+    assert "alina" in repr(changed)
+
+
+def test_many_new_files_are_parsed_by_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    site = Site(tmp_path, empty=True)
+    names = [f"e{number}.test" for number in range(60)]
+    for name in names:
+        site.write(f"{name}.yml", LONG.replace("elm.test", name))
+    site.write("wrong.yml", "domain: [" + "x" * 2000)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2})
+    here = os.getpid()
+    compose = yaml.compose
+
+    def parse(text: str, Loader: type) -> yaml.Node | None:
+        assert os.getpid() != here or "[xxx" in text
+        return compose(text, Loader=Loader)
+
+    monkeypatch.setattr("yaml.compose", parse)
+    found = contents(tmp_path, lines=False)
+    assert len(found) == len(names)
+    assert len(list(cache.iterdir())) == len(names)
+    assert [name in repr(one) for name, one in zip(sorted(names), found, strict=True)] == [True] * len(names)
+
+
+def test_what_nobody_used_for_a_month_leaves_the_cache(tmp_path: Path, cache: Path) -> None:
+    site = Site(tmp_path, empty=True)
+    site.write("elm.test.yml", LONG)
+    contents(tmp_path, lines=False)
+    (used,) = cache.iterdir()
+    (cache / "old.json").write_text("[]")
+    long_ago = used.stat().st_mtime - 40 * 86400
+    for path in cache.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    # Being used makes it young, the next new entry removes the rest.
+    contents(tmp_path, lines=False)
+    site.write("oak.test.yml", LONG.replace("elm.test", "oak.test"))
+    contents(tmp_path, lines=False)
+    assert used.exists()
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '["digest", "x"]', "[1, 2, 3]"])
+def test_a_damaged_cache_is_ignored(tmp_path: Path, cache: Path, damage: str) -> None:
+    Site(tmp_path, empty=True).write("elm.test.yml", LONG)
+    (first,) = contents(tmp_path, lines=False)
+    for path in cache.iterdir():
+        path.write_text(damage)
+    assert repr(contents(tmp_path, lines=False)[0]) == repr(first)
+
+
+def test_a_cache_that_others_can_enter_is_neither_read_nor_written(tmp_path: Path, cache: Path) -> None:
+    cache.mkdir(parents=True, mode=0o755)
+    cache.chmod(0o755)
+    Site(tmp_path, empty=True).write("elm.test.yml", LONG)
+    contents(tmp_path, lines=False)
+    assert list(cache.iterdir()) == []
+
+
+def test_no_password_goes_to_the_cache(tmp_path: Path, cache: Path) -> None:
+    Site(tmp_path, empty=True).write("elm.test.yml", LONG + "catch_all: x\ngroups: [{name: a, password: geheim}]\n")
+    contents(tmp_path, lines=False)
+    assert not cache.exists()
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -547,3 +662,47 @@ def test_the_action_needs_no_connection(load_plugin: Callable[[str], ModuleType]
     action = load_plugin("action_plugins/mail_preflight.py").ActionModule
     assert action._requires_connection is False
     assert action.TRANSFERS_FILES is False
+
+
+def test_a_provided_certificate_is_judged_with_the_inventory(site: Site, tmp_path: Path) -> None:
+    for name, days in (("good", 30), ("ended", -30), ("stranger", 30)):
+        start = dt.datetime.now(dt.UTC) - dt.timedelta(days=certificate.SELF_SIGNED_DAYS - days)
+        pair = certificate.self_signed(["mail.oak.test"], start)
+        (tmp_path / f"{name}.pem").write_bytes(pair.chain_pem)
+        (tmp_path / f"{name}.key").write_bytes(pair.key_pem)
+    (tmp_path / "link.pem").symlink_to("good.pem")
+    for chain, key, problem in (
+        ("link.pem", "good.key", ""),
+        ("ended.pem", "ended.key", "default: the certificate expired on"),
+        ("good.pem", "stranger.key", "default: the private key belongs to none of the certificates"),
+        ("missing.pem", "good.key", "certificates_certificate_file"),
+    ):
+        site.write(
+            "group_vars/mail/tls.yml",
+            f"""
+            certificates_source: provided
+            certificates_certificate_file: {tmp_path}/{chain}
+            certificates_private_key_file: {tmp_path}/{key}
+            """,
+        )
+        result = site.run()
+        assert (result.status == 0) is not bool(problem), result.output
+        assert problem in result.output
+        assert "PRIVATE KEY" not in result.output
+
+
+def test_a_list_that_alone_turns_clients_away_is_refused() -> None:
+    specs = {
+        "postfix": {"postfix_dnsbl_sites": {"type": "list", "elements": "dict"}, "postfix_dnsbl_threshold": {"type": "int", "default": 3}}
+    }
+
+    def found(**variables: object) -> str:
+        reader = Reader()
+        check_variables(reader, variables, specs)
+        return "\n".join(str(problem) for problem in reader.report.problems)
+
+    one, two = {"name": "a.test", "weight": 2}, {"name": "A.test", "weight": 1}
+    assert found(postfix_dnsbl_sites=[one, {"name": "b.test", "weight": 2}]) == ""
+    assert "postfix_dnsbl_sites[1]: a.test alone would turn everybody away if it failed" in found(postfix_dnsbl_sites=[one, two])
+    assert "gives 2 points, 2 are enough" in found(postfix_dnsbl_sites=[one], postfix_dnsbl_threshold=2)
+    assert found(postfix_dnsbl_sites=[{"name": "good.test", "weight": -5}]) == ""

@@ -95,3 +95,18 @@ def test_a_long_list_is_cut_in_the_text_only() -> None:
     text = render({"hosts": {"mail": host}, "problems": []})
     assert "aliases     … and 5 more" in text
     assert len(text.splitlines()) == SHOWN + 4
+
+
+def test_records_are_told_once_by_name_and_type() -> None:
+    host = new_host()
+    lines = [
+        "- fir.test. 60 MX 10 old.test.",
+        "+ fir.test. 60 MX 10 mail.test.",
+        '+ fir.test. 60 TXT "v=spf1"',
+        "- www.fir.test. 60 A 192.0.2.1",
+    ]
+    for _ in range(2):
+        add_result(host, "dns_publish", "Publish the DNS records", {"changed": True, "lines": lines})
+    assert host["dns"] == {"added": ["fir.test TXT"], "changed": ["fir.test MX"], "removed": ["www.fir.test A"]}
+    assert host["other"] == []
+    assert "dns         ~ fir.test MX" in render({"hosts": {"mail": host}, "problems": []})

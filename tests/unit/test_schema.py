@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import pytest
-from ansible.module_utils.mailwright.model import check
+from ansible.module_utils.mailwright.builder import check
 from ansible.module_utils.mailwright.reader import BROKEN, At, Reader
 from ansible.module_utils.mailwright.schema import DOMAIN, SHARED, SPAM_PRESETS, TYPES, Key
 
@@ -35,9 +35,13 @@ def test_every_key_has_a_known_type_a_meaning_and_a_default_that_passes_its_own_
 def test_presets_rise_from_greylisting_to_refusal() -> None:
     for scores in SPAM_PRESETS.values():
         assert scores["greylist"] < scores["junk"] < scores["reject"]
+    presets = list(SPAM_PRESETS.values())
+    for key in ("greylist", "junk", "reject"):
+        assert [scores[key] for scores in presets] == sorted((scores[key] for scores in presets), reverse=True)
 
 
 def test_settings_are_the_shared_variables_without_their_prefix() -> None:
     model = check(Reader(), {"mail_hostname": "mail.oak.test", "mail_postmaster": "root@good.test"})
     assert model is not None
-    assert {f"mail_{name}" for name in model.settings} == set(SHARED) - {"mail_domains", "mail_aliases", "mail_relays"}
+    elsewhere = {"mail_domains", "mail_aliases", "mail_dns_updates", "mail_relays", "mail_ldap"}
+    assert {f"mail_{name}" for name in model.settings} == set(SHARED) - elsewhere

@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.mailwright import stage, tree
+from ansible.module_utils.mailwright import entries, stage, transaction
 from ansible.module_utils.mailwright.files import LockedError, host_lock, write_atomic
 from ansible.module_utils.mailwright.probes import Probe, attempt
-from ansible.module_utils.mailwright.tree import Attribute, Tree, TreeError, Watch, transact
+from ansible.module_utils.mailwright.transaction import transact
+from ansible.module_utils.mailwright.tree import Attribute, Tree, TreeError, Watch, parse
+from ansible.module_utils.mailwright.tree_plan import watch_fingerprint
 from ansible.module_utils.mailwright.units import Unit, plan_unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +46,7 @@ class Host:
         self.etc.mkdir()
         self.state = root / "state"
 
-    def apply(self, files: dict[str, str], check_mode: bool = False, **options: object) -> tree.Result:
+    def apply(self, files: dict[str, str], check_mode: bool = False, **options: object) -> transaction.Result:
         """One config_tree task; the names of `files` are below etc/."""
         given = {str(self.etc / name): text for name, text in files.items()}
         attributes = [*options.pop("attributes", ()), Attribute("*", OWNER, GROUP)]
@@ -348,12 +350,12 @@ def test_a_failed_apply_puts_everything_back(host: Host) -> None:
 def test_a_write_that_fails_half_way_puts_everything_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.apply({"a": "1\n", "b": "1\n"})
 
-    def full_disk(path: Path, entry: tree.Entry, put: Callable[[Path, tree.Entry], None] = tree.put_entry) -> None:
+    def full_disk(path: Path, entry: entries.Entry, put: Callable[[Path, entries.Entry], None] = entries.put_entry) -> None:
         if path.name == "b" and entry.data == b"2\n":
             raise OSError(28, "No space left on device", str(path))
         put(path, entry)
 
-    monkeypatch.setattr(tree, "put_entry", full_disk)
+    monkeypatch.setattr(transaction, "put_entry", full_disk)
     with pytest.raises(TreeError, match="No space left"):
         host.apply({"a": "2\n", "b": "2\n"})
     assert host.files() == {"a": "1\n", "b": "1\n"}
@@ -426,7 +428,7 @@ def test_a_new_content_of_a_watched_file_is_recorded_once_proven(host: Host) -> 
     host.apply({"a": "1\n"}, watch=watch)
     watched.write_text("new")
     host.apply({"a": "1\n"}, watch=watch)
-    assert json.loads((host.state / "manifest.json").read_text())["watched"] == {str(watched): tree.watch_fingerprint(str(watched))}
+    assert json.loads((host.state / "manifest.json").read_text())["watched"] == {str(watched): watch_fingerprint(str(watched))}
 
 
 # --- units ---
@@ -565,15 +567,16 @@ def test_every_fault_of_the_parameters_is_told_at_once() -> None:
         "attributes": [{"path": "*", "owner": "root", "group": "root", "mode": "rw", "secret": False}],
         "check": [[]],
         "probe": [PROBE, PROBE | {"port": 25, "expect": "("}],
+        "units": [{"name": "a.service", "process": None, "action": "reload", "restart_on": [], "paths": [], "refusal": "["}],
     }
     with pytest.raises(TreeError) as caught:
-        tree.parse(PARAMETERS | wrong)
-    for word in ("../x'", "'/etc/../x'", "'relative'", "'rw'", "check", "exactly one", "expect '('"):
+        parse(PARAMETERS | wrong)
+    for word in ("../x'", "'/etc/../x'", "'relative'", "'rw'", "check", "exactly one", "expect '('", "refusal '['"):
         assert word in str(caught.value)
 
 
 def test_numbers_in_commands_become_words() -> None:
-    assert tree.parse(PARAMETERS | {"check": [["sleep", 1]]}).check == [["sleep", "1"]]
+    assert parse(PARAMETERS | {"check": [["sleep", 1]]}).check == [["sleep", "1"]]
 
 
 # --- seals ---
@@ -596,8 +599,8 @@ def sealed(host: Host) -> Callable[[], dict[str, str]]:
     }
     request["attributes"][0]["path"] = f"{host.etc}/*/"
     host.request = request
-    transact(tree.parse(request), state=host.root / "trees" / "test", lock=host.root / "lock")
-    return lambda: tree.standing(host.root / "trees")
+    transact(parse(request), state=host.root / "trees" / "test", lock=host.root / "lock")
+    return lambda: transaction.standing(host.root / "trees")
 
 
 def test_an_untouched_tree_keeps_its_seal(host: Host, sealed: Callable[[], dict[str, str]]) -> None:
@@ -631,7 +634,13 @@ def test_a_tree_that_somebody_touched_loses_its_seal(host: Host, sealed: Callabl
 
 def test_a_seal_that_was_lost_comes_back_with_the_next_run(host: Host, sealed: Callable[[], dict[str, str]]) -> None:
     (host.etc / "a.conf").write_text("9\n")
-    transact(tree.parse({**host.request, "seal": "s2"}), state=host.root / "trees" / "test", lock=host.root / "lock")
+    transact(parse({**host.request, "seal": "s2"}), state=host.root / "trees" / "test", lock=host.root / "lock")
     assert sealed() == {"test": "s2"}
-    assert not transact(tree.parse({**host.request, "seal": "s3"}), state=host.root / "trees" / "test", lock=host.root / "lock").changed
+    assert not transact(parse({**host.request, "seal": "s3"}), state=host.root / "trees" / "test", lock=host.root / "lock").changed
     assert sealed() == {"test": "s3"}
+
+
+def test_a_check_that_needs_what_is_not_there_yet_is_left_out_of_a_dry_run(host: Host) -> None:
+    needs = [str(host.etc / "of-another")]
+    result = host.apply({"a": "1\n"}, check=[["false"]], needs=needs, check_mode=True)
+    assert result.notes == [f"not run: false: {needs[0]} does not exist yet"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 from pathlib import Path
 
 from cryptography import x509
@@ -44,8 +45,11 @@ def authority(directory: Path, now: datetime.datetime) -> tuple[ec.EllipticCurve
     return key, ca
 
 
-def make(directory: Path, names: list[str], expired: list[str]) -> None:
-    """For each name NAME.pem (chain without the root) and NAME.key, by the CA of this directory; what is there is kept."""
+def make(directory: Path, names: dict[str, list[str]], expired: list[str]) -> None:
+    """For each name NAME.pem (chain without the root; with the further names given) and NAME.key, by the CA of this directory.
+
+    What is there is kept.
+    """
     now = datetime.datetime.now(datetime.UTC)
     ca_key, ca = authority(directory, now)
     identifier = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
@@ -63,13 +67,20 @@ def make(directory: Path, names: list[str], expired: list[str]) -> None:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(usage, critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(list(map(x509.DNSName, [name, *names.get(name, [])]))), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False)
             .sign(ca_key, hashes.SHA256())
         )
         write(directory / f"{name}.key", _pem(key), 0o600)
         write(directory / f"{name}.pem", certificate.public_bytes(serialization.Encoding.PEM))
+
+
+def key_digest(path: Path) -> str:
+    """SHA-256 of the public key of a certificate, as TLSA 3 1 1 has it (RFC 6698)."""
+    key = x509.load_pem_x509_certificate(path.read_bytes()).public_key()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def signing_key(path: Path) -> None:

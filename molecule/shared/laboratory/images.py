@@ -22,8 +22,8 @@ _BASE = [
     *("iproute2", "ca-certificates", "openssl"),
 ]
 _WORLD = [
-    *("knot", "knot-dnsutils", "pebble", "postfix", "postfix-lmdb", "libsasl2-modules", "sasl2-bin", "opendkim"),
-    *("swaks", "libnet-ssleay-perl", "libio-socket-inet6-perl", "curl", "procps"),
+    *("knot", "knot-dnsutils", "pebble", "postfix", "postfix-lmdb", "libsasl2-modules", "sasl2-bin", "opendkim", "opendkim-tools"),
+    *("swaks", "libnet-ssleay-perl", "libio-socket-inet6-perl", "curl", "procps", "ldnsutils", "slapd"),
 ]
 # Host keys and the machine's name in the world are made per boot.
 _HOOKS = [

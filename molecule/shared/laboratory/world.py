@@ -19,8 +19,43 @@ REMOTES = {"good.test": 21, "expired.test": 22, "plain.test": 23, "smart.test": 
 FURTHER = {"secure": ("good.test", "expired.test", "plain.test"), "slow": ("good.test",), "polite": ("good.test",), "via": ("good.test",)}
 # Mail hosts behind ours: the MX of yew.test is ours alone, that of birch.test ours as the second.
 BEHIND = {"yew.test": 25, "birch.test": 26}
-CERTIFIED = ("acme.world.test", "mx.good.test", "mx.smart.test", "mx.yew.test", "mx.birch.test")
+# MX hosts with TLSA records, all of them mx.good.test under other names: whether the records fit its key.
+DANE_HOSTS = {"mx-dane.good.test": True, "mx-wrongdane.good.test": False}
+# Destinations that demand TLS, some of them what their servers cannot keep: MX host, and MTA-STS mode and MX pattern if there is a policy.
+DEMANDING = {
+    "dane.good.test": ("mx-dane.good.test", None),
+    "wrongdane.good.test": ("mx-wrongdane.good.test", None),
+    "wrongdane-eased.good.test": ("mx-wrongdane.good.test", None),
+    "sts.good.test": ("mx.good.test", ("enforce", "mx.good.test")),
+    "sts-wildcard.good.test": ("mx.good.test", ("enforce", "*.good.test")),
+    "sts-wrong.good.test": ("mx.good.test", ("enforce", "mx.elsewhere.test")),
+    "sts-eased.good.test": ("mx.good.test", ("enforce", "mx.elsewhere.test")),
+    "sts.under.good.test": ("mx.good.test", ("enforce", "mx.elsewhere.test")),
+    "sts.expired.test": ("mx.expired.test", ("enforce", "mx.expired.test")),
+    "sts.plain.test": ("mx.plain.test", ("enforce", "mx.plain.test")),
+    "sts-testing.expired.test": ("mx.expired.test", ("testing", "mx.expired.test")),
+    # The certificate has no such name, the key is right; the other way round.
+    "both.good.test": ("mx-dane.good.test", ("enforce", "mx-dane.good.test")),
+    "wrongboth.good.test": ("mx-wrongdane.good.test", ("enforce", "mx-wrongdane.good.test")),
+}
+# Domains to send from: SPF, DMARC.
+SENDERS = {
+    "quarantine.good.test": ("v=spf1 -all", "p=quarantine"),
+    "lenient.good.test": ("v=spf1 -all", "p=none"),
+    "softfail.good.test": ("v=spf1 ~all", "p=none"),
+    "permerror.good.test": ("v=spf1 redirect=nowhere.good.test", "p=none"),
+    "temperror.good.test": ("v=spf1 include:bogus.test -all", "p=none"),
+    # Wants reports. Rspamd's reporter takes no address without a public suffix for one.
+    "example.net": ("v=spf1 ip4:198.51.100.112 -all", "p=reject; rua=mailto:reports@example.net"),
+}
+CERTIFIED = {
+    **{name: [] for name in ("acme.world.test", "ldap.world.test", "mx.smart.test", "mx.yew.test", "mx.birch.test")},
+    "mx.good.test": ["mx-wrongdane.good.test"],
+    **{f"mta-sts.{domain}": [] for domain, (_, policy) in DEMANDING.items() if policy},
+}
 LISTED_CLIENT = 150
+# The list refuses to say (as public resolvers are told).
+REFUSED_CLIENT = 149
 Record = dict[str, Any]
 
 
@@ -39,20 +74,42 @@ def _both(name: str, number: int) -> list[Record]:
     ]
 
 
-def listed(number: int) -> list[Record]:
-    """A client on the block list dnsbl.test, by both its addresses (RFC 5782)."""
+def listed(number: int, answer: str = "127.0.0.2") -> list[Record]:
+    """A client on the block list dnsbl.test, by both its addresses (RFC 5782); 127.255.255.x is no listing, but an error."""
     names = []
     for address in (network.v4(number), network.v6(number)):
         backwards = reverse(address).removesuffix(".in-addr.arpa").removesuffix(".ip6.arpa")
         names.append(f"{backwards}.dnsbl.test")
-    records: list[Record] = [{"name": name, "type": "A", "value": "127.0.0.2"} for name in names]
+    records: list[Record] = [{"name": name, "type": "A", "value": answer} for name in names]
     return [*records, {"name": names[0], "type": "TXT", "value": "listed by the lab"}]
 
 
-def base(dkim: str) -> dict[str, Any]:
-    """All that is published when the world starts; `dkim` is the public key of the other mail servers."""
+def demands(digest: str) -> list[Record]:
+    """Hosts with TLSA records, and destinations with policies; `digest` is that of the key of mx.good.test."""
+    records: list[Record] = []
+    for name, right in DANE_HOSTS.items():
+        records += [{"name": name, "type": kind, "value": value} for kind, value in _addresses(REMOTES["good.test"])]
+        records += [{"name": f"_25._tcp.{name}", "type": "TLSA", "value": f"3 1 1 {digest if right else '0' * 64}"}]
+    for domain, (host, policy) in DEMANDING.items():
+        records += [{"name": domain, "type": "MX", "value": f"10 {host}."}]
+        if policy:
+            records += [{"name": f"_mta-sts.{domain}", "type": "TXT", "value": "v=STSv1; id=1;"}]
+            records += [{"name": f"mta-sts.{domain}", "type": kind, "value": value} for kind, value in _addresses(2)]
+    for domain, (spf, dmarc) in SENDERS.items():
+        records += [
+            {"name": domain, "type": "MX", "value": "10 mx.good.test."},
+            {"name": domain, "type": "TXT", "value": spf},
+            {"name": f"_dmarc.{domain}", "type": "TXT", "value": f"v=DMARC1; {dmarc}"},
+        ]
+    return records
+
+
+def base(dkim: str, digest: str) -> dict[str, Any]:
+    """All that is published when the world starts: `dkim` is the public key of the other mail servers, `digest` of mx.good.test's key."""
     records = _both("ns.world.test", 2)
-    records += [{"name": "acme.world.test", "type": kind, "value": value} for kind, value in _addresses(2)]
+    records += [
+        {"name": name, "type": kind, "value": value} for name in ("acme.world.test", "ldap.world.test") for kind, value in _addresses(2)
+    ]
     for domain, number in REMOTES.items():
         host = f"mx.{domain}"
         records += _both(host, number)
@@ -63,6 +120,7 @@ def base(dkim: str) -> dict[str, Any]:
             {"name": f"_dmarc.{domain}", "type": "TXT", "value": "v=DMARC1; p=reject"},
             {"name": f"{DKIM_SELECTOR}._domainkey.{domain}", "type": "TXT", "value": f"v=DKIM1; k=rsa; p={dkim}"},
         ]
+    records += demands(digest)
     for prefix, domains in FURTHER.items():
         records += [{"name": f"{prefix}.{domain}", "type": "MX", "value": f"10 mx.{domain}."} for domain in domains]
     for domain, number in BEHIND.items():
@@ -72,14 +130,23 @@ def base(dkim: str) -> dict[str, Any]:
     records += [{"name": "yew.test", "type": "MX", "value": f"10 {ours}."}]
     records += [{"name": "birch.test", "type": "MX", "value": ["10 mx.birch.test.", f"20 {ours}."]}]
     for machine in machines.MACHINES.values():
-        if machine.name != "world":
+        # Our host publishes its own.
+        if machine.name not in ("world", "mail"):
             records += _both(machine.fqdn, machine.number)
     for number in network.CLIENTS:
         records += _both(f"client{number}.world.test", number)
     records += _both("bridge.world.test", network.BRIDGE)
     records += [{"name": "2.0.0.127.dnsbl.test", "type": "A", "value": "127.0.0.2"}, *listed(LISTED_CLIENT)]
+    records += listed(REFUSED_CLIENT, "127.255.255.254")
+    # Domains on a list, and lists that have gone mad.
+    records += [
+        {"name": "client117.world.test.rhsbl.test", "type": "A", "value": "127.0.1.2"},
+        {"name": "listed-link.com.rhsbl.test", "type": "A", "value": "127.0.1.2"},
+        {"name": "client118.world.test.rhsbl.test", "type": "A", "value": "127.255.255.254"},
+        {"name": "*.everything.test", "type": "A", "value": "127.0.0.2"},
+    ]
     records += [{"name": "bogus.test", "type": kind, "value": value} for kind, value in _addresses(22)]
-    zones = ["world.test", *REMOTES, *BEHIND, "oak.test", "bogus.test", "dnsbl.test"]
+    zones = ["world.test", *REMOTES, *BEHIND, "oak.test", "bogus.test", "dnsbl.test", "rhsbl.test", "everything.test", "example.net"]
     zones += ["100.51.198.in-addr.arpa", reverse(network.v6(0)).split(".", 16)[-1]]
     return {"zones": zones, "bogus": ["bogus.test"], "records": records}
 
@@ -94,7 +161,7 @@ def prepare(lab: str) -> None:
     from . import certificates
 
     home = machines.home(lab)
-    certificates.make(home / "ca", list(CERTIFIED), ["mx.expired.test"])
+    certificates.make(home / "ca", CERTIFIED, ["mx.expired.test"])
     dkim = certificates.dkim_key(home / "dkim" / f"{DKIM_SELECTOR}.key")
     certificates.signing_key(home / "dns" / "root.key")
     secret = home / "dns" / "tsig.secret"
@@ -113,26 +180,14 @@ def prepare(lab: str) -> None:
         write(tree / "etc/world/tls" / f"{name}.chain", chain)
     write(tree / "etc/world/dkim.key", (home / "dkim" / f"{DKIM_SELECTOR}.key").read_bytes())
     write(tree / "etc/world/dnssec.pem", (home / "dns" / "root.key").read_bytes())
-    write(tree / "etc/world/base.json", json.dumps(base(dkim)))
+    write(tree / "etc/world/base.json", json.dumps(base(dkim, certificates.key_digest(home / "ca" / "mx.good.test.pem"))))
+    for domain, (_, policy) in DEMANDING.items():
+        if policy:
+            text = f"version: STSv1\r\nmode: {policy[0]}\r\nmx: {policy[1]}\r\nmax_age: 86400\r\n"
+            write(tree / "etc/world/policies" / domain, text)
     write(tree / "etc/world/tsig.key", (home / "dns" / "tsig.key").read_bytes())
     write(tree / "etc/knot/tsig.conf", key)
     write(tree / "etc/knot/zones.conf", "")
-
-
-def mail_host(hostname: str, names: list[str], domains: list[str]) -> dict[str, Any]:
-    """What the owner of a mail host publishes for it: addresses and back, and MX, SPF and DMARC of its domains."""
-    number = machines.MACHINES["mail"].number
-    records = [record for name in names if name != hostname for record in _both(name, number) if record["type"] != "PTR"]
-    records += _both(hostname, number)
-    if hostname not in domains:
-        records.append({"name": hostname, "type": "TXT", "value": "v=spf1 a -all"})
-    for domain in domains:
-        records += [
-            {"name": domain, "type": "MX", "value": f"10 {hostname}."},
-            {"name": domain, "type": "TXT", "value": "v=spf1 mx -all"},
-            {"name": f"_dmarc.{domain}", "type": "TXT", "value": "v=DMARC1; p=reject"},
-        ]
-    return {"zones": domains, "records": records}
 
 
 def root_hints() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import ssl
 import subprocess
 import sys
@@ -64,6 +65,14 @@ def find_problems() -> list[str]:
         transport = value_of(name).split(":")[0]
         if transport not in services:
             problems.append(f"{name}: no service {transport!r} in master.cf")
+
+    for name, family in (("smtp_bind_address", socket.AF_INET), ("smtp_bind_address6", socket.AF_INET6)):
+        if address := value_of(name):
+            try:
+                with socket.socket(family) as source:
+                    source.bind((address, 0))
+            except OSError as error:
+                problems.append(f"mail_source_addresses: {address}: {error.strerror}")
 
     chain = re.split(r"[\s,]+", value_of("smtpd_tls_chain_files"))
     try:

@@ -1,8 +1,18 @@
 {% import 'header.j2' as header %}
 {{ header.hash() }}
 # Runs when a user copies or moves a message out of Junk; to throw spam away says nothing about it.
-require ["copy", "environment", "imapsieve", "vnd.dovecot.pipe"];
+require ["copy", "environment", "imapsieve", "variables", "vnd.dovecot.pipe"];
 
+{% if mail.settings.spam_trainers is not none %}
+# mail_spam_trainers: nobody else's moves say anything.
+if not environment :is "imap.user" {{ mail.settings.spam_trainers | to_json }} {
+  stop;
+}
+{% endif %}
 if not environment :matches "imap.mailbox" ["Trash", "Trash/*"] {
-  pipe :copy :try "learn-ham";
+  # For the journal.
+  if environment :matches "imap.user" "*" {
+    set "user" "${1}";
+  }
+  pipe :copy :try "learn-ham" ["${user}"];
 }

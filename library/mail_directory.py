@@ -1,0 +1,124 @@
+#!/usr/bin/python
+# Copyright: Mailwright contributors
+# GNU General Public License v3.0 or later (see LICENSE)
+"""All mail data of a host in one round trip; the work is in module_utils/mailwright/staging.py."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mailwright.directory import Directory
+from ansible.module_utils.mailwright.errors import ActivationError, Invalid
+from ansible.module_utils.mailwright.files import LockedError
+from ansible.module_utils.mailwright.plan import rows_of
+from ansible.module_utils.mailwright.staging import make_live
+
+DOCUMENTATION = r"""
+module: mail_directory
+short_description: Stage several lists of mail data and make them live
+description:
+  - Does what M(mail_domains), M(mail_mailboxes), M(mail_aliases), M(mail_maps) and M(mail_activate) do, in one round trip.
+  - In a play it is an action of the same name, which sends only the lists that are not live already (docs/architecture.md).
+options:
+  lists:
+    description: By the name of the module that stages it, all options of each list that is sent. What is not sent stays as it is.
+    type: json
+    required: true
+  seals:
+    description:
+      - C({salt, wanted, kept}). C(wanted) has, by module, a digest of what the lists are made from, and C(kept) both that and the
+        digest of the files of those that are not sent. Kept for M(host_facts) where those files are live.
+    type: json
+    required: true
+  live:
+    description: Whether what is staged goes live, or waits.
+    type: bool
+    default: true
+  keep:
+    description: How many generations are kept beside the live one.
+    type: int
+    default: 10
+  archive_days:
+    description: Days for which the mail of removed mailboxes is kept.
+    type: int
+    default: 30
+  path:
+    description: Directory below which everything of Mailwright lies on the host.
+    type: path
+    default: /var/lib/mailwright
+attributes:
+  check_mode: {support: full}
+  diff_mode: {support: full, details: One line per entry; secrets are masked.}
+author: Mailwright contributors
+"""
+
+EXAMPLES = r"""
+- name: Make two domains live
+  mail_directory:
+    lists:
+      mail_domains:
+        domains: [{name: example.org}, {name: example.net}]
+        removal_limit: 1
+        removal_percent: 10
+        removals_allowed: false
+    seals: {salt: "", wanted: {mail_domains: ""}, kept: {}}
+"""
+
+RETURN = r"""
+lists:
+  description: The results of the modules, by name.
+  type: dict
+  returned: success
+activation:
+  description: The result of M(mail_activate), or nothing where O(live) is false.
+  type: dict
+  returned: success
+"""
+
+ARGUMENTS: dict[str, Any] = {
+    "lists": {"type": "json", "required": True, "no_log": True},
+    "seals": {"type": "json", "required": True, "no_log": True},
+    "live": {"type": "bool", "default": True},
+    "keep": {"type": "int", "default": 10},
+    "archive_days": {"type": "int", "default": 30},
+    "path": {"type": "path", "default": "/var/lib/mailwright"},
+}
+
+
+def main() -> None:
+    """Wire the options to the work."""
+    module = AnsibleModule(ARGUMENTS, supports_check_mode=True)
+    # As in mail_mailboxes: no_log keeps the rows out of the journal, and nothing secret is in the result to begin with.
+    module.no_log_values.clear()
+    given = module.params
+    # Rows by the hundred thousand and no garbage among them: looking for some takes longer than the work.
+    gc.disable()
+    # The rows are not sent back.
+    invocation = {"module_args": {"path": given["path"]}}
+    try:
+        staged, done = make_live(
+            Directory(Path(given["path"])),
+            rows_of(given["lists"], dict),
+            rows_of(given["seals"], dict),
+            given["keep"],
+            given["archive_days"],
+            live=given["live"],
+            check_mode=module.check_mode,
+        )
+    except (ActivationError, Invalid, LockedError, OSError) as error:
+        module.fail_json(msg=str(error), invocation=invocation)
+    lists = {label: found.result(lines=module._diff) for label, found in staged.items()}
+    activation = done.result(lines=module._diff) if done else None
+    module.exit_json(
+        changed=any(found["changed"] for found in (*lists.values(), *([activation] if activation else []))),
+        lists=lists,
+        activation=activation,
+        invocation=invocation,
+    )
+
+
+if __name__ == "__main__":
+    main()
