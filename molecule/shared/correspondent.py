@@ -31,7 +31,7 @@ WORLD = "198.51.100.2"
 GOOD_MX = "198.51.100.21"  # mx.good.test: takes mail of the bridge's clients on port 587 and carries it to the recipient's MX
 
 
-def until(what: str, probe: Callable[[], T], seconds: float = 30.0) -> T:
+def until(what: str, probe: Callable[[], T], seconds: float = 60.0) -> T:
     """Return the first true result of `probe`, asking until `seconds` have passed; then raise TimeoutError naming `what`."""
     end = time.monotonic() + seconds
     while True:
@@ -47,7 +47,7 @@ def use_world_dns() -> None:
     """Make every dnspython user of this process (dkimpy, pyspf, authheaders) ask the lab's name server alone."""
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [WORLD]
-    resolver.lifetime = 5.0
+    resolver.lifetime = 15.0
     dns.resolver.default_resolver = resolver
 
 
@@ -143,7 +143,7 @@ class MailHost:
             smtp.login(login, password)
             smtp.send_message(message, sender or str(message["From"]), list(recipients) or None)
 
-    def find(self, login: str, password: str, message_id: str, folder: str = "INBOX", seconds: float = 30.0) -> bytes:
+    def find(self, login: str, password: str, message_id: str, folder: str = "INBOX", seconds: float = 60.0) -> bytes:
         """The raw message with this Message-ID, as soon as it lies in `folder`."""
         session = self.imap(login, password)
 
@@ -184,11 +184,14 @@ class _SmtpAt(smtplib.SMTP_SSL):
 
 
 def world_mailbox(run_on_world: Callable[..., bytes], domain: str, user: str, message_id: str, seconds: float = 60.0) -> bytes:
-    """The raw message with this Message-ID from a mailbox of the world's own servers. `run_on_world(*argv)` returns a command's output."""
+    """The raw message with this Message-ID from a mailbox of the world's own servers. `run_on_world(*argv)` returns a command's output.
+
+    Only what lies in `new`: what is in `tmp` is not whole yet, and is gone in the next moment.
+    """
 
     def look() -> bytes:
         try:
-            names = run_on_world("grep", "-rlF", "--", message_id.strip("<>"), f"/var/mail/world/{domain}/{user}/").split()
+            names = run_on_world("grep", "-rlF", "--", message_id.strip("<>"), f"/var/mail/world/{domain}/{user}/new/").split()
         except subprocess.CalledProcessError:
             return b""
         return run_on_world("cat", names[0].decode()) if names else b""

@@ -44,7 +44,7 @@ def issuing_ca() -> Path:
     """The root that signs the certificates of the lab's ACME server, which makes itself a new one at each start."""
     context = ssl.create_default_context(cafile=str(HOME / "ca/ca.pem"))
     context.check_hostname = False  # by address: this process has no resolver; the CA is the lab's own
-    with urllib.request.urlopen(f"https://{correspondent.WORLD}:15000/roots/0", context=context, timeout=10) as answer:
+    with urllib.request.urlopen(f"https://{correspondent.WORLD}:15000/roots/0", context=context, timeout=30) as answer:
         pem = answer.read()
     path = HOME / "ca/acme-root.pem"
     path.write_bytes(pem)

@@ -20,7 +20,7 @@ STARTTLS = (25, 587)
 def ready(mail: MailHost, port: int, *, ipv6: bool = False) -> Iterator[socket.socket]:
     """A connection on which the next word is TLS."""
     source = wire.STRANGER6 if ipv6 else wire.STRANGER4
-    with socket.create_connection((mail.ipv6 if ipv6 else mail.ipv4, port), 40, (source, 0)) as plain:
+    with socket.create_connection((mail.ipv6 if ipv6 else mail.ipv4, port), 60, (source, 0)) as plain:
         if port in STARTTLS:
             session = wire.Session(plain, mail)
             assert session.reply()[0] == 220

@@ -62,9 +62,9 @@ def test_a_renewal_reaches_every_port_without_ending_a_session(mail: MailHost, h
     with mail.imap(address, accounts[address]) as session:
         session.select("INBOX", readonly=True)
         assert renew(host) == 0
-        new = until("a new certificate on 443", lambda: (found := certificate(mail, 443)) != old and found, 5)
+        new = until("a new certificate on 443", lambda: (found := certificate(mail, 443)) != old and found)
         for port in PORTS:
-            until(f"the new certificate on {port}", lambda port=port: certificate(mail, port) == new, 5)
+            until(f"the new certificate on {port}", lambda port=port: certificate(mail, port) == new)
             with handshake(mail, port):
                 pass  # and it verifies
         # Processes that serve old sessions are ended 6 s after a reload, unless Dovecot is told otherwise.

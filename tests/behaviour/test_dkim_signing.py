@@ -102,7 +102,9 @@ def test_a_vacation_reply_is_signed(mail: MailHost, accounts: dict[str, str]) ->
 def replies_to(message_id: str) -> bytes:
     """What Grace got in answer."""
     try:
-        names = hosts.run_on_world("grep", "-rlE", f"^In-Reply-To: .?{message_id.strip('<>')}", "/var/mail/world/good.test/grace/").split()
+        names = hosts.run_on_world(
+            "grep", "-rlE", f"^In-Reply-To: .?{message_id.strip('<>')}", "/var/mail/world/good.test/grace/new/"
+        ).split()
     except hosts.subprocess.CalledProcessError:
         return b""
     return hosts.run_on_world("cat", names[0].decode()) if names else b""

@@ -93,7 +93,7 @@ class Session:
 
 
 @contextlib.contextmanager
-def connect(target: MailHost, port: int = 25, *, source: str = STRANGER4, timeout: float = 40.0) -> Iterator[Session]:
+def connect(target: MailHost, port: int = 25, *, source: str = STRANGER4, timeout: float = 60.0) -> Iterator[Session]:
     """A connection from `source`, over IPv4 or IPv6 as that is; nothing is read or sent yet."""
     address = target.ipv6 if ":" in source else target.ipv4
     stream = socket.create_connection((address, port), timeout, (source, 0))
