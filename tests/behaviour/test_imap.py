@@ -9,12 +9,14 @@ import secrets
 import smtplib
 import socket
 import statistics
+import threading
 import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import correspondent
 import pytest
 from correspondent import MailHost, until
 from mailstore import ManageSieve, deliver, imap, mailbox, plain_mailboxes, search, tls_versions
@@ -73,25 +75,46 @@ def test_a_login_works_in_upper_case(mail: MailHost, accounts: dict[str, str], o
 
 
 def test_a_wrong_password_and_an_unknown_user_look_the_same(mail: MailHost, owner: str) -> None:
-    def timed(login: str) -> tuple[str, float]:
-        start = time.monotonic()
-        return attempt(mail, login, "wrong"), time.monotonic() - start
+    together = threading.Barrier(2)
 
-    # At the same moment: Dovecot answers failures on the beat of its clock, and what else the computer does delays both.
+    def timed(login: str) -> tuple[str, float]:
+        session = correspondent._ImapAt(mail.hostname, mail.ipv4, mail.tls)
+        try:
+            together.wait(60)
+            start = time.monotonic()
+            with pytest.raises(imaplib.IMAP4.error) as refused:
+                session.login(login, "wrong")
+            return str(refused.value), time.monotonic() - start
+        finally:
+            session.shutdown()
+
+    def apart() -> float:
+        return statistics.median(abs(known - unknown) for (_, known), (_, unknown) in pairs)
+
+    # At the same moment: Dovecot answers failures on the beat of its clock, and what else the computer does delays both. A beat is a
+    # second, and now and then one comes between the two: chance, if not mostly.
+    pairs: list[list[tuple[str, float]]] = []
     with ThreadPoolExecutor() as pool:
-        pairs = [list(pool.map(timed, (owner, f"nobody-{secrets.token_hex(4)}@{owner.partition('@')[2]}"))) for _ in range(3)]
+        while len(pairs) < 3 or (apart() >= 0.1 and len(pairs) < 15):
+            pairs.append(list(pool.map(timed, (owner, f"nobody-{secrets.token_hex(4)}@{owner.partition('@')[2]}"))))
     assert len({text for pair in pairs for text, _ in pair}) == 1
     assert "" not in {text for pair in pairs for text, _ in pair}
-    assert statistics.median(abs(known - unknown) for (_, known), (_, unknown) in pairs) < 0.1
+    assert apart() < 0.1
     assert min(seconds for pair in pairs for _, seconds in pair) > 2
 
 
 def test_a_failed_login_delays_nobody_else_at_the_same_address(mail: MailHost, accounts: dict[str, str], owner: str) -> None:
-    for _ in range(3):
+    for _ in range(2):
         assert attempt(mail, owner, "wrong")
-    start = time.monotonic()
-    assert attempt(mail, owner, accounts[owner]) == ""
-    assert time.monotonic() - start < 2
+
+    def delay() -> float:
+        assert attempt(mail, owner, "wrong")
+        start = time.monotonic()
+        assert attempt(mail, owner, accounts[owner]) == ""
+        return time.monotonic() - start
+
+    # A computer that stops for a moment does so once; a penalty would be there each time.
+    assert any(delay() < 2 for _ in range(5))
 
 
 def test_passwords_are_never_logged(mail: MailHost, host: Host, accounts: dict[str, str], owner: str) -> None:
@@ -176,9 +199,10 @@ def test_pop3_hands_out_what_was_delivered(mail: MailHost, host: Host, accounts:
     with pop3(mail) as session:
         session.user(owner)
         session.pass_(accounts[owner])
-        last = len(session.list()[1])
-        assert f"Subject: {subject}".encode() in session.retr(last)[1]
-        session.dele(last)
+        # What other mail of this mailbox was on its way may have come in the meantime.
+        newest = range(len(session.list()[1]), 0, -1)[:10]
+        (ours,) = [number for number in newest if f"Subject: {subject}".encode() in session.retr(number)[1]]
+        session.dele(ours)
         session.quit()
 
 
@@ -241,11 +265,11 @@ def test_mail_belongs_to_vmail_alone(host: Host, owner: str) -> None:
 
 
 def test_processes_that_handle_mail_cannot_read_password_hashes(session: imaplib.IMAP4_SSL, host: Host) -> None:
-    pids = host.check_output("pgrep --exact --euid vmail imap").split()
-    dovecot = host.group("dovecot").gid
-    for pid in pids:
-        groups = host.check_output("sed -n 's/^Groups:[[:space:]]*//p' /proc/%s/status", pid).split()
-        assert str(dovecot) not in groups
+    # Processes of other sessions may end while they are looked at.
+    look = "for pid in $(pgrep --exact --euid vmail imap); do sed -n 's/^Groups:/groups /p' /proc/$pid/status; done 2>/dev/null || true"
+    rows = host.check_output(look).splitlines()
+    assert rows
+    assert not [row for row in rows if str(host.group("dovecot").gid) in row.split()]
     users = host.file("/var/lib/mailwright/dovecot/users")
     assert (users.user, users.group, users.mode) == ("root", "dovecot", 0o640)
 
@@ -261,4 +285,4 @@ def test_dovecot_comes_back_after_a_crash(host: Host, mail: MailHost, accounts: 
             ) not in {"0", pid}
         return False
 
-    assert until("IMAP after a crash", answers)
+    assert until("IMAP after a crash", answers, 90)

@@ -15,6 +15,8 @@ KNOWN = (
     # Said so at every first start, and at every reload.
     ("fail2ban", r"New database created\. Version .*"),
     ("dovecot", r"master: Warning: SIGHUP received - reloading configuration"),
+    # A computer that is busy with something else stops for a moment.
+    ("dovecot", r".*Warning: Time (moved|jumped) forwards by \S+ seconds.*"),
 )
 
 

@@ -112,9 +112,9 @@ def test_moving_mail_into_junk_teaches_spam_and_out_of_it_ham(session: imaplib.I
     subject, message = letter(owner)
     deliver(host, owner, message)
     move(session, subject, "INBOX", "Junk")
-    assert learned(host, subject) == ["spam"]
+    until("it is learned as spam", lambda: learned(host, subject) == ["spam"])
     move(session, subject, "Junk", "INBOX")
-    assert learned(host, subject) == ["spam", "ham"]
+    until("it is learned as ham", lambda: learned(host, subject) == ["spam", "ham"])
     drop(session, subject, "INBOX")
 
 
@@ -147,10 +147,10 @@ def test_a_move_succeeds_while_the_filter_is_down(session: imaplib.IMAP4_SSL, ho
     try:
         start = time.monotonic()
         move(session, subject, "INBOX", "Junk")
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 15
     finally:
         host.check_output("systemctl start rspamd")
-        until("Rspamd's controller", lambda: host.run("rspamc --connect %s stat", CONTROLLER).rc == 0)
+        until("Rspamd's controller", lambda: host.run("rspamc --connect %s stat", CONTROLLER).rc == 0, 90)
     drop(session, subject, "Junk")
 
 
@@ -161,7 +161,7 @@ def test_a_move_succeeds_while_the_filter_hangs(session: imaplib.IMAP4_SSL, host
     try:
         start = time.monotonic()
         move(session, subject, "INBOX", "Junk")
-        assert time.monotonic() - start < 15
+        assert time.monotonic() - start < 25
     finally:
         host.check_output("systemctl kill --signal CONT rspamd")
     drop(session, subject, "Junk")

@@ -141,8 +141,8 @@ def test_without_the_directory_its_users_wait_and_nobody_is_unknown(
 
 
 def test_once_the_directory_is_back_its_users_are(mail: MailHost) -> None:
-    assert until("a login", lambda: attempt(mail, LISA, LISAS) == "")
-    assert until("the address", lambda: answer(mail, LISA) == 250)
+    assert until("a login", lambda: attempt(mail, LISA, LISAS) == "", 90)
+    assert until("the address", lambda: answer(mail, LISA) == 250, 90)
 
 
 def test_the_password_of_the_directory_is_for_the_daemons_alone(host: Host) -> None:

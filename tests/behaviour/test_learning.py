@@ -42,7 +42,7 @@ def test_a_folder_is_learned_counted_repeated_and_forgotten(mail: MailHost, host
         }  # fmt: skip
         # Rspamd 3.4 at times, and 3.12 right after its start, learn one again that they know; the next time they do not.
         known = f"{COUNT} messages, 0 learned, {COUNT} known"
-        until("all are known", lambda: known in learn("-e", "learn_action=spam", *folder), 60)
+        until("all are known", lambda: known in learn("-e", "learn_action=spam", *folder), 120)
 
         status, output = site.run("-e", "learn_action=reset", playbook="playbooks/learn.yml")
         assert status != 0
@@ -67,6 +67,6 @@ def test_junk_beyond_the_limit_is_learned_without_being_told_to(mail: MailHost, 
         for kind in (SUSPECT, BAD):
             assert learned() == 0
             assert offer(mail, letter(kind)[1], "alice@oak.test", source="198.51.100.116")[0] == 250
-        until("it is learned", lambda: learned() == 1)
+        until("it is learned", lambda: learned() == 1, 60)
     finally:
         assert site.run(*reset, playbook="playbooks/learn.yml")[0] == 0

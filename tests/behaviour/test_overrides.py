@@ -110,9 +110,13 @@ def test_an_override_of_every_service_wins(mail: MailHost, host: Host, overridde
     with connect(mail, 587) as session:
         assert session.reply() == (220, "the master says hello")
         assert "SIZE" in session.hello()
-    with connect(mail, 993) as session:
-        session.start_tls()
-        assert "Overridden" in session.line()
+
+    def greeting() -> str:
+        with connect(mail, 993) as session:
+            session.start_tls()
+            return session.line()
+
+    until("a new process greets", lambda: "Overridden" in greeting())
     assert "client_max_body_size 77k;" in host.check_output("nginx -T 2>/dev/null")
     assert "nrows = 77;" in host.check_output("rspamadm configdump history_redis")
     assert "maxmemory:80740352" in host.check_output("redis-cli -s /run/redis/redis-server.sock INFO memory").split()

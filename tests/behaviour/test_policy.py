@@ -261,6 +261,9 @@ def test_the_levels_of_greetings_and_greylisting_off(mail: MailHost, tmp_path: P
             "mail_greylisting: false\nmail_missing_headers: {from: score}\nmail_helo: {level: strict, ",
         )
         assert site.changed() == 2
+        # Processes that had begun before may still answer.
+        until("Postfix greets by its new level", lambda: greet(mail, "mail.oak.test")[0] == 554)
+        until("Rspamd delays nobody", lambda: offer(mail, letter(DOUBTFUL)[1], ALICE)[0] == 250)
         assert greet(mail, "client112.world.test")[0] == 250
         assert greet(mail, "old-printer")[0] == 250
         assert greet(mail, "no-such-name.world.test") == (550, "5.7.1 <no-such-name.world.test>: Helo command rejected: Host not found")
@@ -275,6 +278,8 @@ def test_the_levels_of_greetings_and_greylisting_off(mail: MailHost, tmp_path: P
         site.edit(settings, "level: strict", "level: lenient")
         site.edit(settings, "{from: score}", "{date: reject}")
         assert site.changed() == 2
+        until("Postfix greets by its new level", lambda: greet(mail, "mail.oak.test")[0] == 250)
+        until("Rspamd wants a date", lambda: offer(mail, without("Date"), ALICE)[0] == 554)
         assert offer(mail, without("Date"), ALICE) == (554, "5.7.1 Header Date is missing (RFC 5322)")
         assert offer(mail, without("From"), ALICE)[0] == 554
         for name in ("printer", "no-such-name.world.test", "mail.oak.test", "[junk"):

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from correspondent import until
 from edits import Site
 from testinfra.host import Host
 
-SQUAT = "import socket, time; s = socket.create_server((str(), 995)); time.sleep(600)"
+# As soon as Dovecot's last process that has it is gone.
+SQUAT = "until python3 -c 'import socket, time; s = socket.create_server((str(), 995)); time.sleep(600)'; do sleep 0.1; done"
 COMPILED = "/etc/dovecot/sieve/before/elm.test.svbin"
 
 
@@ -23,8 +25,8 @@ def site(tmp_path: Path, host: Host) -> Iterator[Site]:
     domain.write_text(f"{lab}sieve_before: |\n  keep;\n")
     try:
         site.changed("--tags", "dovecot", "-e", json.dumps({"dovecot_pop3_enabled": False}))
-        host.check_output("systemd-run --quiet --unit=squatter python3 -c %s", SQUAT)
-        host.check_output("timeout 10 sh -c 'until ss -Hltn sport = :995 | grep -q 995; do sleep 0.1; done'")
+        host.check_output("systemd-run --quiet --unit=squatter sh -c %s", SQUAT)
+        host.check_output("timeout 60 sh -c 'until ss -Hltnp sport = :995 | grep -q python; do sleep 0.1; done'")
         domain.write_text(lab)
         yield site
     finally:
@@ -43,6 +45,6 @@ def test_a_port_that_dovecot_cannot_have_fails_the_run_and_the_former_configurat
     assert host.file(COMPILED).exists
     host.check_output("systemctl stop squatter")
     assert site.changed("--tags", "dovecot") == 1
-    assert host.check_output("ss -Hltn sport = :995")
+    until("POP3 is back", lambda: host.check_output("ss -Hltn sport = :995"))
     # Nothing of a script that is gone.
     assert not host.file(COMPILED).exists

@@ -28,7 +28,7 @@ def settled(mail: MailHost, recipient: str) -> tuple[int, str]:
     """The same when the other server has been asked: a first answer may be "try again"."""
     found = answer(mail, recipient)
     if found[0] == 450:
-        until(f"{recipient} is verified", lambda: answer(mail, recipient)[0] != 450)
+        until(f"{recipient} is verified", lambda: answer(mail, recipient)[0] != 450, 60)
         found = answer(mail, recipient)
     return found
 
@@ -61,7 +61,9 @@ def test_mail_for_a_relayed_domain_reaches_its_server_under_verified_tls(mail: M
     assert f"from {mail.hostname}" in received
     assert "by mx.yew.test" in received
     assert "using TLS" in received
-    log = host.check_output("journalctl --quiet --since -3min --output cat --grep 'TLS connection established to mx.yew.test'")
+    log = host.check_output(
+        "journalctl --sync; journalctl --quiet --since -3min --output cat --grep 'TLS connection established to mx.yew.test'"
+    )
     assert "Verified TLS connection established to mx.yew.test[" in log
 
 

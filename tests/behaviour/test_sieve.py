@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import secrets
 import ssl
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from correspondent import MailHost, until, write
 from mailstore import ManageSieve, deliver, imap, mailbox, plain_mailboxes, search, sieve
+from test_addresses import delivered
 from testinfra.host import Host
 
 REQUIRE = 'require ["fileinto", "mailbox", "envelope", "subaddress", "variables", "vacation", "copy"];\n'
@@ -137,7 +139,7 @@ def test_two_mailboxes_that_redirect_to_each_other_do_not_loop(
         second.use(f'{REQUIRE}redirect :copy "{owner}";')
         deliver(host, owner, message)
         copies = until("the redirected message", lambda: count(mail, other, accounts[other], subject(message)))
-        until("an empty queue", lambda: "is empty" in host.check_output("postqueue -p"))
+        delivered(host, str(email.message_from_bytes(message)["Message-ID"]))
         copies += count(mail, other, accounts[other], subject(message))
         assert copies == 1
         assert count(mail, owner, accounts[owner], subject(message)) <= 2
@@ -207,7 +209,8 @@ def test_a_script_cannot_keep_a_delivery_busy(
     session.use(value + f'if string :matches "${{a}}" "{"*a" * 40}b" {{ discard; }}\n' * 20)
     start = time.monotonic()
     deliver(host, owner, message)
-    assert time.monotonic() - start < 15
+    # Dovecot ends it after 10 s of the processor's time; by itself it would take hours.
+    assert time.monotonic() - start < 120
     assert count(mail, owner, accounts[owner], subject(message)) == 1
 
 

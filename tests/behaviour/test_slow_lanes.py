@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from correspondent import MailHost, until, world_mailbox, write
 from hosts import run_on_world
@@ -19,32 +21,34 @@ LIMITS = {
 }
 
 
-def arrivals(mail: MailHost, accounts: dict[str, str], domain: str) -> list[float]:
-    """When each of three messages of alice, sent at once, was written by the world's server, in seconds."""
-    messages = [write("alice@oak.test", f"friend@{domain}") for _ in range(3)]
-    for message in messages:
-        mail.submit("alice@oak.test", accounts["alice@oak.test"], message)
-    for message in messages:
-        world_mailbox(run_on_world, domain, "friend", message["Message-ID"])
-    found = []
-    for message in messages:
-        name = (
-            run_on_world("grep", "-rlF", "--", message["Message-ID"].strip("<>"), f"/var/mail/world/{domain}/friend/").decode().split()[0]
-        )
-        found.append(int(name.rpartition("/")[2].partition(".")[0]) / 1e9)
-    return sorted(found)
+def deliveries(mail: MailHost, accounts: dict[str, str], host: Host, domain: str) -> list[tuple[float, float]]:
+    """Of three messages of alice, sent at once: when each was delivered, and how long it had waited for its turn, in seconds.
+
+    As this host's log tells: what the world's server takes to write them down is its own business.
+    """
+    began = host.check_output("date +%s.%N")
+    for _ in range(3):
+        mail.submit("alice@oak.test", accounts["alice@oak.test"], write("alice@oak.test", f"friend@{domain}"))
+    sent = rf"^(\d+\.\d+) .* to=<friend@{re.escape(domain)}>, .*delays=[^/]+/([^/]+)/.* status=sent"
+    log = f"journalctl --quiet --output short-unix --since @{began} | grep -F '/smtp[' || true"
+
+    def found() -> list[tuple[float, float]]:
+        rows = re.findall(sent, host.check_output(log), re.MULTILINE)
+        return sorted((float(time), float(waited)) for time, waited in rows) if len(rows) >= 3 else []
+
+    return until(f"three messages are delivered to {domain}", found, 60)
 
 
-def test_the_turtle_pauses_between_deliveries(mail: MailHost, accounts: dict[str, str]) -> None:
-    times = arrivals(mail, accounts, "slow.good.test")
-    # Each is written some time after it was received, on a busy machine later than the next one's turn.
-    assert times[-1] - times[0] > 2 * TURTLE_DELAY - 2, times
+def test_the_turtle_pauses_between_deliveries(mail: MailHost, accounts: dict[str, str], host: Host) -> None:
+    times = [time for time, _ in deliveries(mail, accounts, host, "slow.good.test")]
+    # Postfix's timers know whole seconds.
+    assert times[-1] - times[0] > 2 * (TURTLE_DELAY - 1), times
 
 
-def test_other_destinations_do_not_wait(mail: MailHost, accounts: dict[str, str]) -> None:
+def test_other_destinations_do_not_wait(mail: MailHost, accounts: dict[str, str], host: Host) -> None:
     for domain in ("polite.good.test", "good.test"):
-        times = arrivals(mail, accounts, domain)
-        assert times[-1] - times[0] < TURTLE_DELAY, domain
+        found = deliveries(mail, accounts, host, domain)
+        assert max(waited for _, waited in found) < TURTLE_DELAY, (domain, found)
 
 
 @pytest.mark.parametrize(("domain", "lane"), [("slow.good.test", "turtle"), ("polite.good.test", "polite")])
@@ -57,16 +61,18 @@ def test_a_destination_uses_its_lane(mail: MailHost, accounts: dict[str, str], h
 
 
 def test_the_turtle_carries_few_recipients_at_a_time(mail: MailHost, accounts: dict[str, str]) -> None:
-    deliveries = {}
+    parts = {}
     for domain in ("slow.good.test", "good.test"):
         message = write("alice@oak.test", "a list of friends: ;")
         recipients = [f"friend{number}@{domain}" for number in range(7)]
         mail.submit("alice@oak.test", accounts["alice@oak.test"], message, None, *recipients)
         for number in range(7):
             world_mailbox(run_on_world, domain, f"friend{number}", message["Message-ID"])
-        names = run_on_world("grep", "-rlF", "--", message["Message-ID"].strip("<>"), f"/var/mail/world/{domain}/").decode().split()
-        deliveries[domain] = len({name.rpartition(".")[2] for name in names})
-    assert deliveries == {"slow.good.test": 2, "good.test": 1}, "queue ids over there"
+        # Other mail may come while it looks.
+        look = f"grep -rlsF -- '{message['Message-ID'].strip('<>')}' /var/mail/world/{domain}/*/new/ || true"
+        names = run_on_world("sh", "-c", look).decode().split()
+        parts[domain] = len({name.rpartition(".")[2] for name in names})
+    assert parts == {"slow.good.test": 2, "good.test": 1}, "queue ids over there"
 
 
 def test_the_lanes_have_the_limits_declared(host: Host) -> None:

@@ -72,7 +72,9 @@ def test_mail_for_own_domains_never_leaves_for_a_smarthost(mail: MailHost, accou
 
 def test_the_smarthosts_certificate_is_verified_before_the_login(mail: MailHost, accounts: dict[str, str], host: Host) -> None:
     way(mail, accounts, "robot@oak.test", "friend@good.test")
-    log = host.check_output("journalctl --quiet --since -1min --output cat --grep 'TLS connection established to mx.smart.test.*:587'")
+    log = host.check_output(
+        "journalctl --sync; journalctl --quiet --since -1min --output cat --grep 'TLS connection established to mx.smart.test.*:587'"
+    )
     assert log
     assert all(line.startswith("Verified TLS") for line in log.splitlines()), log
 
@@ -116,7 +118,7 @@ def test_a_password_waits_for_tls_and_a_smarthost_for_everything_takes_the_rest(
     message = write("alice@oak.test", "friend@good.test")
     mail.submit("alice@oak.test", accounts["alice@oak.test"], message)
     refused = "TLS is required, but was not offered by host mx.plain.test"
-    until("the message waits for TLS", lambda: refused in host.check_output("postqueue -j"))
+    until("the message waits for TLS", lambda: refused in host.check_output("postqueue -j"), 60)
     assert CANARY not in output + make_default(edited, "mx.smart.test", "relay-opens-the-relay")
     assert host.run("journalctl --quiet | grep -F %s", CANARY).stdout == ""
 
@@ -125,7 +127,7 @@ def test_a_password_waits_for_tls_and_a_smarthost_for_everything_takes_the_rest(
         host.check_output("postqueue -f")
         return "friend@good.test" not in host.check_output("postqueue -j")
 
-    until("the message leaves by the new smarthost", gone, 60)
+    until("the message leaves by the new smarthost", gone, 120)
     received = arrival(world_mailbox(run_on_world, "good.test", "friend", message["Message-ID"]))
     assert "by mx.smart.test" in received
     assert "Authenticated sender: relay" in received

@@ -99,7 +99,8 @@ def _server(kind: type, handler: type, address: str, port: int, answering: Answe
     class Here(socketserver.ThreadingMixIn, kind):
         address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         daemon_threads = True
-        allow_reuse_address = True
+        # For UDP that would let two tests that run at the same moment have the same port.
+        allow_reuse_address = kind is socketserver.TCPServer
         request_queue_size = 128
 
         def handle_error(self, request: object, client_address: object) -> None:

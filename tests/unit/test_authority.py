@@ -27,8 +27,8 @@ NAME = ("d._domainkey.oak.test", "TXT")
 
 
 def client(port: int, **options: float) -> Client:
-    # A busy computer, too, answers within a second, and is asked twice.
-    return Client([RESOLVER], port=port, **{"timeout": 1, **options})
+    # A busy computer, too, answers within that time, and is asked twice. Who is never answered waits for all of it.
+    return Client([RESOLVER], port=port, **{"timeout": 10, **options})
 
 
 def statuses(found: dict[str, Answer]) -> dict[str, str]:
@@ -109,14 +109,15 @@ def test_a_truncated_answer_is_fetched_by_tcp() -> None:
 )
 def test_what_is_wrong_with_one_server_is_its_answer_alone(twist: object, status: str) -> None:
     with serving({RESOLVER: NameServer(OAK, recursive=True), ONE: NameServer(OAK, twist), TWO: NameServer(OAK)}) as port:
-        assert statuses(client(port).ask(*NAME)) == {ONE: status, TWO: "ok"}
+        found = client(port, timeout=2 if status == "timeout" else 10).ask(*NAME)
+    assert statuses(found) == {ONE: status, TWO: "ok"}
 
 
 def test_a_forged_answer_does_not_end_the_waiting_for_the_real_one() -> None:
     """The first datagram has another id; the second one is right."""
     with serving({RESOLVER: NameServer(OAK, recursive=True), TWO: NameServer(OAK)}) as port, socket.socket(type=socket.SOCK_DGRAM) as real:
         real.bind((ONE, port))
-        real.settimeout(5)
+        real.settimeout(30)
         answering = NameServer(OAK)
 
         def answer() -> None:
@@ -131,14 +132,14 @@ def test_a_forged_answer_does_not_end_the_waiting_for_the_real_one() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        found = client(port, timeout=2).ask(*NAME)
+        found = client(port).ask(*NAME)
         thread.join()
     assert statuses(found) == {ONE: "ok", TWO: "ok"}
 
 
 def test_a_server_where_nothing_listens_is_told_at_once() -> None:
     with serving({RESOLVER: NameServer(OAK, recursive=True), ONE: NameServer(OAK)}) as port:
-        assert statuses(client(port, timeout=5).ask(*NAME)) == {ONE: "ok", TWO: "closed"}
+        assert statuses(client(port).ask(*NAME)) == {ONE: "ok", TWO: "closed"}
 
 
 def test_names_that_are_not_there() -> None:
@@ -222,7 +223,7 @@ def test_without_a_resolver_nothing_is_found_and_nothing_raised() -> None:
 
 def test_the_second_resolver_answers_when_the_first_does_not() -> None:
     with serving({TWO: NameServer(OAK, recursive=True), ONE: NameServer(OAK)}) as port:
-        assert Client([RESOLVER, TWO], port=port, timeout=1).ask(*NAME)[ONE].values == (KEY,)
+        assert Client([RESOLVER, TWO], port=port, timeout=10).ask(*NAME)[ONE].values == (KEY,)
 
 
 def test_broken_signatures_are_told_from_a_broken_server() -> None:
@@ -246,7 +247,7 @@ def test_a_dead_server_costs_one_wait_not_one_for_each_question() -> None:
     questions = [(f"n{index}.oak.test", "TXT") for index in range(100)]
     servers = {RESOLVER: NameServer(OAK, recursive=True), ONE: NameServer(OAK), TWO: NameServer(OAK, lambda *_: None)}
     with serving(servers) as port:
-        asking = client(port, parallel=24)
+        asking = client(port, parallel=24, timeout=2)
         found = asking.ask_all(questions)
         assert {tuple(statuses(answers).values()) for answers in found.values()} == {("nxdomain", "timeout")}
         # Two tries each for those on their way when it was given up, not for all.

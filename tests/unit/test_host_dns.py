@@ -43,12 +43,17 @@ def test_a_state_without_keys_ends_nothing(places: tuple[Path, Path, Path]) -> N
     assert host_dns.standing(*places) == "seal"
 
 
-def test_the_end_of_a_former_key_is_noticed(places: tuple[Path, Path, Path]) -> None:
-    now = dt.datetime.now(dt.UTC)
-    (places[2] / "retired.json").write_text(json.dumps({"until": (now + dt.timedelta(milliseconds=200)).isoformat()}))
+def test_the_end_of_a_former_key_is_noticed(places: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+
+    class Later(dt.datetime):
+        @classmethod
+        def now(cls, tz: dt.tzinfo | None = None) -> Later:
+            return cls.fromisoformat((end + dt.timedelta(seconds=1)).astimezone(tz).isoformat())
+
+    (places[2] / "retired.json").write_text(json.dumps({"until": end.isoformat()}))
     assert kept(places) == "seal"
-    while dt.datetime.now(dt.UTC) < now + dt.timedelta(milliseconds=250):
-        pass
+    monkeypatch.setattr(dt, "datetime", Later)
     assert host_dns.standing(*places) == ""
 
 
