@@ -20,7 +20,7 @@ import pwd
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -331,8 +331,9 @@ def _write(path: Path, state: State, files: Mapping[str, str], archive: Iterable
         left.unlink()
     for file in archive:
         _archive(path, file)
-    for file, text in files.items():
-        write_atomic(path / file, text.encode(), mode=0o640, uid=uid, gid=gid)
+    # Side by side: most of it is waiting for the disk.
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda file: write_atomic(path / file, files[file].encode(), mode=0o640, uid=uid, gid=gid), files))
     for file in state.files:
         changed = _own(path / file, uid, gid) or changed
     changed = dkim_state.write(path, state) or changed
