@@ -38,7 +38,7 @@ def delivered(host: Host, message_id: str) -> None:
         )
         return message_id not in queued
 
-    until(f"{message_id} has left the queue", gone, 60)
+    until(f"{message_id} has left the queue", gone)
 
 
 # -- D4

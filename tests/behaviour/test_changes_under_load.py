@@ -267,7 +267,7 @@ def test_nothing_is_refused_bounced_lost_doubled_or_misrouted_while_data_changes
         with Traffic(mail) as traffic:
             for state in range(1, CHANGES + 1):
                 reached = len(traffic.sent) + 50
-                until("fifty more messages", lambda reached=reached: traffic.faults or len(traffic.sent) >= reached, 60)
+                until("fifty more messages", lambda reached=reached: traffic.faults or len(traffic.sent) >= reached)
                 done = driver.ask(str(state))
                 changes.append((state, done["start"], done["end"]))
         assert session.noop()[0] == "OK"
@@ -281,7 +281,7 @@ def test_a_domain_moves_between_a_relayed_server_and_here_under_load(mail: MailH
     with Traffic(mail, (MOVING, "one", "two"), longest=3) as traffic:
         for state in range(1, 5):
             reached = len(traffic.sent) + 50
-            until("fifty more messages", lambda reached=reached: traffic.faults or len(traffic.sent) >= reached, 60)
+            until("fifty more messages", lambda reached=reached: traffic.faults or len(traffic.sent) >= reached)
             done = driver.ask(f"relay {state}")
             changes.append((state, done["start"], done["end"]))
     judge(host, traffic, changes)

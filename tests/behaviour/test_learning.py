@@ -67,6 +67,6 @@ def test_junk_beyond_the_limit_is_learned_without_being_told_to(mail: MailHost, 
         for kind in (SUSPECT, BAD):
             assert learned() == 0
             assert offer(mail, letter(kind)[1], "alice@oak.test", source="198.51.100.116")[0] == 250
-        until("it is learned", lambda: learned() == 1, 60)
+        until("it is learned", lambda: learned() == 1)
     finally:
         assert site.run(*reset, playbook="playbooks/learn.yml")[0] == 0

@@ -28,7 +28,7 @@ def settled(mail: MailHost, recipient: str) -> tuple[int, str]:
     """The same when the other server has been asked: a first answer may be "try again"."""
     found = answer(mail, recipient)
     if found[0] == 450:
-        until(f"{recipient} is verified", lambda: answer(mail, recipient)[0] != 450, 60)
+        until(f"{recipient} is verified", lambda: answer(mail, recipient)[0] != 450)
         found = answer(mail, recipient)
     return found
 

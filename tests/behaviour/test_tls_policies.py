@@ -38,7 +38,7 @@ def waits_because(host: Host, recipient: str) -> str:
         reasons = [r.get("delay_reason", "") for entry in entries for r in entry["recipients"] if r["address"] == recipient]
         return reasons[0] if reasons else ""
 
-    return until(f"mail to {recipient} is deferred", reason, 60)
+    return until(f"mail to {recipient} is deferred", reason)
 
 
 def received(recipient: str, message_id: str) -> str:
