@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 TTL = 2
+# Sets of records in one message of at most 64 KiB.
+BATCH = 50
 NS = "ns.world.test."
 GLUE = (("A", "198.51.100.2"), ("AAAA", "2001:db8:25::2"))
 ZONES = Path("/var/lib/knot/zones")
@@ -113,12 +115,14 @@ def new_zone(zone: str) -> str:
 
 
 def update(zone: str, sets: Sets) -> str:
-    """Words for knsupdate that replace the sets."""
+    """Words for knsupdate that replace the sets, so many at a time as a message of the DNS can hold."""
     lines = ["server 127.0.0.1", f"zone {zone}."]
-    for (name, kind), values in sets.items():
+    for number, ((name, kind), values) in enumerate(sets.items(), 1):
         lines.append(f"del {name}. {kind}")
         lines += [f"add {name}. {ttl} {kind} {value}" for ttl, value in values]
-    return "\n".join([*lines, "send", ""])
+        if number % BATCH == 0 or number == len(sets):
+            lines.append("send")
+    return "\n".join([*lines, ""])
 
 
 def configuration(zones: Iterable[str]) -> str:
