@@ -26,6 +26,9 @@ class Entry(NamedTuple):
 
 
 ABSENT = Entry("absent")
+# Seconds. Postfix takes a file that was modified a moment ago for one that is still being written, and waits for up to two seconds in
+# each command and daemon that reads it (dict_load_file_xt() of its source: "pausing to let it cool down").
+SETTLED = 3.0
 
 
 def read_entry(path: Path) -> Entry:
@@ -49,7 +52,7 @@ def put_entry(path: Path, entry: Entry) -> None:
     elif entry.kind == "link":
         link_atomic(path, entry.target)
     else:
-        write_atomic(path, entry.data, mode=entry.mode, uid=entry.uid, gid=entry.gid)
+        write_atomic(path, entry.data, mode=entry.mode, uid=entry.uid, gid=entry.gid, age=SETTLED)
 
 
 def store_entry(directory: Path, entry: Entry) -> dict[str, Any]:

@@ -33,16 +33,18 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, uid: int = -1, gid: int = -1) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, uid: int = -1, gid: int = -1, age: float = 0) -> None:
     """Put `data` at `path` by a rename in the same directory, owner and mode set beforehand, file and directory synced.
 
-    A symbolic link at `path` is replaced, not followed. `uid` or `gid` -1 is the caller's own. Raises OSError, and then
-    leaves `path` as it was and no temporary file behind. See rename(2), fsync(2).
+    A symbolic link at `path` is replaced, not followed. `uid` or `gid` -1 is the caller's own; the file counts as modified `age`
+    seconds ago. Raises OSError, and then leaves `path` as it was and no temporary file behind. See rename(2), fsync(2).
     """
     with staged_file(path, mode=mode, uid=uid, gid=gid) as descriptor:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+        if age:
+            os.utime(descriptor, (time.time(), time.time() - age))
 
 
 @contextlib.contextmanager

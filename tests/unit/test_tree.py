@@ -85,6 +85,12 @@ def test_only_what_differs_is_written_and_named(host: Host) -> None:
     assert (host.etc / "b").stat() == unchanged
 
 
+def test_postfix_need_not_wait_for_a_new_file_to_settle(host: Host) -> None:
+    """It does while a file is younger than two seconds, in the stage and where it is live."""
+    aged = ("python3", "-c", f"import os, time; assert time.time() - os.stat({str(host.etc / 'a')!r}).st_mtime > 2")
+    host.apply({"a": "1\n"}, check=[aged], directories=[str(host.etc)], probe=[Probe(command=aged)], probe_timeout=1)
+
+
 def test_check_mode_tells_the_same_and_writes_nothing(host: Host) -> None:
     host.apply({"a": "1\n", "gone": "x\n"})
     (host.etc / "a").chmod(0o600)
