@@ -236,7 +236,6 @@ def swap(
         put_entry(Path(path), wanted[path].entry)
     for path, before in plan.restored.items():
         put_entry(Path(path), before)
-    remove_empty(d for d in directories if not any(path.startswith(f"{d}/") for path in wanted))
 
 
 def departing(plan: Plan) -> list[str]:
@@ -250,18 +249,21 @@ def record_proof(tree: Tree, state: Path, wanted: Mapping[str, Wanted], plan: Pl
     make_directory(state, mode=0o700)
     current = read_manifest(state)
     files = {path: current["files"].get(path, {"kind": "absent"}) for path in wanted}
+    used = [d for d in current["directories"] if any(path.startswith(f"{d}/") for path in wanted)]
+    # Not before: on the way back they would be missing.
+    remove_empty({*current["directories"]}.difference(used))
     manifest = {
         "files": files,
-        "directories": [d for d in current["directories"] if any(path.startswith(f"{d}/") for path in wanted)],
+        "directories": used,
         "proven": {path: want.fingerprint for path, want in wanted.items()},
         "watched": plan.watched,
         "request": tree.request,
         "seal": tree.seal,
     }
     write_json(state / "manifest.json", manifest)
-    used = {stored.get("blob") for stored in files.values()}
+    originals = {stored.get("blob") for stored in files.values()}
     for blob in (state / "originals").glob("*"):
-        if blob.name not in used:
+        if blob.name not in originals:
             blob.unlink()
     if (state / "journal").is_dir():
         shutil.rmtree(state / "previous", ignore_errors=True)

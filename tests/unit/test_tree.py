@@ -330,6 +330,17 @@ def test_a_failed_probe_puts_everything_back(host: Host) -> None:
     assert not (host.etc / "b").exists()
 
 
+def test_a_rollback_brings_back_what_was_in_a_directory_of_its_own(host: Host) -> None:
+    files = {"a": "1\n", "own/deep/b": "2\n"}
+    host.apply(files)
+    with pytest.raises(TreeError, match="The previous configuration is back"):
+        host.apply({"a": "9\n"}, probe=[Probe(command=("false",))], probe_timeout=0.3)
+    assert host.files() == files
+    assert not (host.state / "journal").exists()
+    host.apply({"a": "9\n"})
+    assert not (host.etc / "own").exists()
+
+
 def test_after_a_rollback_the_proven_tree_needs_nothing(host: Host) -> None:
     host.apply({"a": "1\n"})
     good = Probe(command=("grep", "-q", "1", f"{host.etc}/a"))
