@@ -192,20 +192,27 @@ def test_where_a_client_is_gives_points(mail: MailHost, host: Host, accounts: di
 
 def test_other_rules(host: Host, tmp_path: Path) -> None:
     """A score for what does not exist is told; nothing is left of origins and reports that are not declared any more."""
+    units = ["mailwright-origins.path", "mailwright-dmarc-reports.timer"]
     with edited_lab(tmp_path, "--tags", "rspamd") as site:
         variables = "group_vars/mail/mail.yml"
         line = next(line for line in (site.path / variables).read_text().splitlines() if line.startswith("mail_origins:"))
         site.edit(variables, line, "")
         site.edit(variables, "mail_dmarc_reports:", "# mail_dmarc_reports:")
-        before = float(host.check_output("date +%s.%N"))
         site.edit(variables, "{SUBJECT_ENDS", "{NO_SUCH_SYMBOL: 1, SUBJECT_ENDS")
         site.edit(variables, "groups: {subject: 7}", "groups: {subject: 7, no_such_group: 1}")
+        # Where Rspamd cannot start, all of it is as it was, units whose files had gone too.
+        status, output = site.run("--tags", "rspamd", "-e", '{"rspamd_overrides": {"worker-proxy": {"bind_socket": "192.0.2.1:11332"}}}')
+        assert status != 0
+        assert "The previous configuration is back and answers." in output, output[-4000:]
+        for state in ("active", "enabled"):
+            assert host.run(f"systemctl is-{state} {' '.join(units)}").stdout.split() == 2 * [state]
+        before = host.check_output("date +%s.%N")
+
         status, output = site.run("--tags", "rspamd")
         assert status == 0, output[-4000:]
         said = "this host's Rspamd does not know NO_SUCH_SYMBOL, no_such_group"
         assert said in re.sub(r"''", "'", " ".join(output.split())), output[-4000:]
         assert not host.file("/var/lib/mailwright/origins").exists
-        units = ["mailwright-origins.path", "mailwright-dmarc-reports.timer"]
         assert host.run(f"systemctl is-active location-update.timer {' '.join(units)}").stdout.split() == 3 * ["inactive"]
         for unit in units:
             assert host.run(f"systemctl cat {unit}").rc != 0
