@@ -1,6 +1,6 @@
 # Copyright: Mailwright contributors
 # GNU General Public License v3.0 or later (see LICENSE)
-"""Makes a host's mail data and DKIM keys those of the inventory, in one round trip where the keys stay as they are.
+"""Makes a host's mail data and DKIM keys those of the inventory, in one round trip.
 
 Reads the rows that `mail_preflight` registered as they are: templating them costs more than all the rest. What the host has already
 (see `host_facts`) is not sent again.
@@ -79,34 +79,23 @@ class ActionModule(ActionBase):
         # The rows are JSON already.
         lists = {
             module: _mapping({**{option: rows[name] for option, name in given.items()}, **_texts(others.get(module, {}))})
-            for module, given in LISTS.items()
+            for module, given in {**LISTS, **KEYS}.items()
             if module not in kept
         }
+        seals = json.dumps({"salt": salt, "wanted": wanted, "kept": kept})
         limits = {"keep": options["generations_kept"], "archive_days": options["archive_days"]}
-
-        def work(live: bool) -> None:
-            seals = json.dumps({"salt": salt, "wanted": wanted, "kept": kept})
-            done = self._work(result, "mail_directory", {"lists": _mapping(lists), "seals": seals, "live": live, **limits}, variables)
-            for module, found in done["lists"].items():
-                self._tell(result, module, found)
-                kept[module] = {"seal": wanted[module], "digest": found["digest"]}
-            lists.clear()
-            if (activation := done["activation"]) is not None:
-                result.update({name: activation[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
-                # What was staged was shown when it was.
-                if self._task.diff and activation["changed"] and not result["diff"]:
-                    result["diff"].append(activation["diff"])
-
-        if "dkim_keys" not in kept:
-            # Not before the lists that refuse too many removals: until then nothing is written but what is staged.
-            if lists:
-                work(live=False)
-            done = self._work(result, "dkim_keys", {"keys": rows["dkim_keys"]}, variables)
-            self._tell(result, "dkim_keys", done)
-            kept["dkim_keys"] = {"seal": wanted["dkim_keys"], "digest": done["digest"]}
+        done = self._work(result, "mail_directory", {"lists": _mapping(lists), "seals": seals, **limits}, variables)
+        for module, found in done["lists"].items():
+            self._tell(result, module, found)
+        if "dkim_keys" in lists:
             # For the roles dns and dkim, later in this run.
-            result["ansible_facts"] = {"dns_seal": "", "dkim_pending": True, "dkim_prepared": done["prepared"]}
-        work(live=True)
+            prepared = done["lists"]["dkim_keys"]["prepared"]
+            result["ansible_facts"] = {"dns_seal": "", "dkim_pending": True, "dkim_prepared": prepared}
+        activation = done["activation"]
+        result.update({name: activation[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
+        # What was staged was shown when it was.
+        if self._task.diff and activation["changed"] and not result["diff"]:
+            result["diff"].append(activation["diff"])
         return result
 
     def _seals(self, rows: dict[str, str], version: str, salt: str) -> dict[str, str]:

@@ -5,22 +5,13 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible.module_utils.mailwright import dkim_life, dkim_state
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mailwright.dkim_step import key_step
 from ansible.module_utils.mailwright.errors import Invalid
 from ansible.module_utils.mailwright.files import LockedError
-from ansible.module_utils.mailwright.plan import rows_of
-
-try:
-    from ansible.module_utils.mailwright import dkim
-
-    IMPORT_ERROR = None
-except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
 
 DOCUMENTATION = r"""
 module: dkim_keys
@@ -140,42 +131,12 @@ def main() -> None:
     # no_log keeps the rows out of the journal; masking each of their texts would blank domains in the result, which holds no secret.
     module.no_log_values.clear()
     invocation = {"module_args": {key: given[key] for key in ARGUMENTS if key != "keys"}}
-    if IMPORT_ERROR:
-        if not module.check_mode:
-            module.fail_json(msg=missing_required_lib("python3-cryptography"), exception=IMPORT_ERROR, invocation=invocation)
-        # On a bare host in check mode the package is not there yet, and neither is any key.
-        rows = rows_of(given["keys"], list)
-        names = sorted(f"{row.get('selector') or row.get('algorithm')}._domainkey.{row.get('domain')}" for row in rows)
-        diff = {"prepared": "".join(f"+ {name}\n" for name in names)}
-        module.exit_json(
-            changed=bool(names),
-            added=names,
-            changed_names=[],
-            prepared=names,
-            removed=[],
-            records=[],
-            zone=[],
-            digest="",
-            diff=diff,
-            invocation=invocation,
-        )
-    path = Path(given["path"])
-    rotation = dkim.Rotation(
-        given["rotation_age"] or None, given["rotate"], frozenset(given["rotate_domains"]) or None, given["revoke"] or None
-    )
     try:
-        rows = rows_of(given["keys"], list)
-        done = dkim.apply(rows, path, given["owner"], given["group"], rotation=rotation, check_mode=module.check_mode)
-        digest = dkim_state.seal_digest(path)
+        with key_step(given, Path(given["path"]), check_mode=module.check_mode) as make:
+            told = make()
     except (Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
-    diff = {"prepared": "".join(f"{line}\n" for line in done.plan.lines())}
-    # Those that are still to be made have no record yet.
-    prepared = sorted(key.name for key in done.keys if key.state == "prepared" and key.name in {*done.plan.added, *done.plan.changed})
-    records = [{"name": row["name"], "type": "TXT", "value": row["value"]} for row in dkim_life.published(done.keys) if row["value"]]
-    zone = [dkim_life.zone_line(row["name"], row["value"]) for row in records]
-    told = {**done.plan.names(), "prepared": prepared, "records": records, "zone": zone}
-    module.exit_json(changed=done.changed, **told, digest=digest, diff=diff, invocation=invocation)
+    module.exit_json(**told, invocation=invocation)
 
 
 if __name__ == "__main__":

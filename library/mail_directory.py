@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ DOCUMENTATION = r"""
 module: mail_directory
 short_description: Stage several lists of mail data and make them live
 description:
-  - Does what M(mail_domains), M(mail_mailboxes), M(mail_aliases), M(mail_maps) and M(mail_activate) do, in one round trip.
+  - Does what M(mail_domains), M(mail_mailboxes), M(mail_aliases), M(mail_maps), M(dkim_keys) and M(mail_activate) do, in one round trip.
   - In a play it is an action of the same name, which sends only the lists that are not live already (docs/architecture.md).
 options:
   lists:
-    description: By the name of the module that stages it, all options of each list that is sent. What is not sent stays as it is.
+    description: By the name of the module, all options of each list that is sent. What is not sent stays as it is.
     type: json
     required: true
   seals:
@@ -33,10 +34,6 @@ options:
         digest of the files of those that are not sent. Kept for M(host_facts) where those files are live.
     type: json
     required: true
-  live:
-    description: Whether what is staged goes live, or waits.
-    type: bool
-    default: true
   keep:
     description: How many generations are kept beside the live one.
     type: int
@@ -73,7 +70,7 @@ lists:
   type: dict
   returned: success
 activation:
-  description: The result of M(mail_activate), or nothing where O(live) is false.
+  description: The result of M(mail_activate).
   type: dict
   returned: success
 """
@@ -81,7 +78,6 @@ activation:
 ARGUMENTS: dict[str, Any] = {
     "lists": {"type": "json", "required": True, "no_log": True},
     "seals": {"type": "json", "required": True, "no_log": True},
-    "live": {"type": "bool", "default": True},
     "keep": {"type": "int", "default": 10},
     "archive_days": {"type": "int", "default": 30},
     "path": {"type": "path", "default": "/var/lib/mailwright"},
@@ -99,25 +95,32 @@ def main() -> None:
     # The rows are not sent back.
     invocation = {"module_args": {"path": given["path"]}}
     try:
-        staged, done = make_live(
-            Directory(Path(given["path"])),
-            rows_of(given["lists"], dict),
-            rows_of(given["seals"], dict),
-            given["keep"],
-            given["archive_days"],
-            live=given["live"],
-            check_mode=module.check_mode,
-        )
+        lists = rows_of(given["lists"], dict)
+        with _keys(lists.get("dkim_keys"), given["path"], module.check_mode) as keys:
+            staged, made, done = make_live(
+                Directory(Path(given["path"])),
+                lists,
+                rows_of(given["seals"], dict),
+                given["keep"],
+                given["archive_days"],
+                keys=keys,
+                check_mode=module.check_mode,
+            )
     except (ActivationError, Invalid, LockedError, OSError) as error:
         module.fail_json(msg=str(error), invocation=invocation)
-    lists = {label: found.result(lines=module._diff) for label, found in staged.items()}
-    activation = done.result(lines=module._diff) if done else None
-    module.exit_json(
-        changed=any(found["changed"] for found in (*lists.values(), *([activation] if activation else []))),
-        lists=lists,
-        activation=activation,
-        invocation=invocation,
-    )
+    told = {label: found.result(lines=module._diff) for label, found in staged.items()} | ({"dkim_keys": made} if made else {})
+    activation = done.result(lines=module._diff)
+    changed = any(found["changed"] for found in (*told.values(), activation))
+    module.exit_json(changed=changed, lists=told, activation=activation, invocation=invocation)
+
+
+def _keys(options: dict[str, Any] | None, path: str, check_mode: bool) -> contextlib.AbstractContextManager[Any]:
+    if options is None:
+        return contextlib.nullcontext()
+    # Only here: python3-cryptography takes a while to load.
+    from ansible.module_utils.mailwright.dkim_step import key_step
+
+    return key_step(options, Path(path) / "dkim", check_mode=check_mode)
 
 
 if __name__ == "__main__":

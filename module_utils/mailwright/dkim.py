@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import datetime as dt
 import grp
 import hashlib
@@ -19,7 +20,7 @@ import os
 import pwd
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ from .plan import Plan, make_plan
 __all__ = ["Done", "Rotation", "apply", "generate", "load", "published", "record", "store_text"]
 
 PrivateKey = rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+# Algorithm and bits; (text, kind, record) of a key.
+Kind = tuple[str, int | None]
+Made = tuple[str, str, str]
 _SELECTOR: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 # RFC 8301: verifiers must know 1024 to 4096 bits; below 2048 is too weak to sign with.
 _BITS: Final = range(2048, 4097)
@@ -76,6 +80,8 @@ class Done:
     plan: Plan
     keys: list[dkim_life.Key]
     changed: bool
+    # Files of the keys that were or would be made.
+    missing: Mapping[str, Kind]
 
 
 def published(path: Path) -> list[dict[str, str]]:
@@ -110,15 +116,27 @@ def generate(algorithm: str, bits: int | None) -> PrivateKey:
     return rsa.generate_private_key(65537, bits or 2048)
 
 
-def generate_all(wanted: Mapping[str, tuple[str, int | None]]) -> dict[str, tuple[str, str, str]]:
-    """(text, kind, record) of a fresh key for each name: an RSA key takes a tenth of a second and more, so many are made on all cores."""
-    if len(wanted) <= FEW:
-        return {name: _generate(kind) for name, kind in wanted.items()}
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) as pool:
-        return dict(zip(wanted, pool.map(_generate, wanted.values(), chunksize=4), strict=True))
+@contextlib.contextmanager
+def in_the_making(wanted: Mapping[str, Kind]) -> Iterator[Callable[[Mapping[str, Kind]], dict[str, Made]]]:
+    """Begin to make fresh keys, by name; yields what waits for those that it is asked for, and makes others.
+
+    An RSA key takes a twentieth of a second and more (OpenSSL 3.0 a third), so many are made on all cores.
+    """
+    pool = ProcessPoolExecutor(mp_context=multiprocessing.get_context("fork")) if len(wanted) > FEW else None
+    begun = {name: pool.submit(_generate, kind) for name, kind in wanted.items()} if pool else {}
+
+    def make(asked: Mapping[str, Kind]) -> dict[str, Made]:
+        ready = [name for name in asked if name in begun and wanted[name] == asked[name]]
+        return {**{name: begun[name].result() for name in ready}, **{name: _generate(asked[name]) for name in asked.keys() - ready}}
+
+    try:
+        yield make
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
 
 
-def _generate(kind: tuple[str, int | None]) -> tuple[str, str, str]:
+def _generate(kind: Kind) -> Made:
     # Keys themselves do not pass between processes.
     key = generate(*kind)
     return store_text(key), *public_of(key)
@@ -261,23 +279,33 @@ def apply(
     rotation: Rotation | None = None,
     now: int | None = None,
     check_mode: bool = False,
+    make: Callable[[Mapping[str, Kind]], dict[str, Made]] | None = None,
     lock: Callable[[], AbstractContextManager[None]] = host_lock,
 ) -> Done:
     """Have the keys under `path` that the rows ask for, and remove those whose time is over. Nothing new signs yet.
 
+    `make` has keys in the making already, from the `missing` of a former call in check mode (see in_the_making).
     Raises Invalid (nothing written), LockedError, OSError.
     """
     now = int(time.time()) if now is None else now
     rotation = rotation or Rotation()
     wants, given = _wants(rows)
     if check_mode:
-        return _apply(wants, given, path, rotation, now, None)
+        return _apply(wants, given, path, rotation, now, None, make)
     ids = _ids(owner, group)
     with lock():
-        return _apply(wants, given, path, rotation, now, ids)
+        return _apply(wants, given, path, rotation, now, ids, make)
 
 
-def _apply(wants: list[Want], given: Mapping[str, str], path: Path, rotation: Rotation, now: int, ids: tuple[int, int] | None) -> Done:
+def _apply(
+    wants: list[Want],
+    given: Mapping[str, str],
+    path: Path,
+    rotation: Rotation,
+    now: int,
+    ids: tuple[int, int] | None,
+    make: Callable[[Mapping[str, Kind]], dict[str, Made]] | None,
+) -> Done:
     texts = {found.name: found.read_text() for found in sorted(path.glob("*.key"))} if path.is_dir() else {}
     taken = {*texts, *(found.name.rpartition(".")[0] for found in (path / ARCHIVE).glob("*.key.*"))}
     known = dkim_state.read(path)
@@ -295,8 +323,10 @@ def _apply(wants: list[Want], given: Mapping[str, str], path: Path, rotation: Ro
     if ids is None:
         # In check mode keys are not made.
         public |= {file: (f"{algorithm} {bits or ''}".strip(), "") for file, (algorithm, bits) in missing.items()}
-    for file, (text, kind, value) in generate_all(missing if ids is not None else {}).items():
-        made[file], public[file] = text, (kind, value)
+    else:
+        with in_the_making({} if make else missing) as making:
+            for file, (text, kind, value) in (make or making)(missing).items():
+                made[file], public[file] = text, (kind, value)
     # A given key may be written another way than it was.
     write = made | {key.file: given[key.file] for key in keys if key.state in dkim_life.LIVE and key.file in given}
     write = {file: text for file, text in write.items() if texts.get(file) != text}
@@ -308,7 +338,7 @@ def _apply(wants: list[Want], given: Mapping[str, str], path: Path, rotation: Ro
         after = texts | write
         state = State(keys, {file: _sha256(after[file]) for file in sorted({key.file for key in keys}) if file in after}, state.loaded)
         changed = _write(path, state, write, [*stale, *(file for file in write if file in texts)], ids) or changed
-    return Done(plan, keys, changed)
+    return Done(plan, keys, changed, missing)
 
 
 def _rows(keys: Iterable[dkim_life.Key], files: Iterable[str] = ()) -> dict[str, dict[str, str]]:

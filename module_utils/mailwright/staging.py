@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,24 +51,24 @@ def make_live(
     keep: int,
     days: int,
     *,
-    live: bool = True,
+    keys: Callable[[], dict[str, Any]] | None = None,
     check_mode: bool = False,
-) -> tuple[dict[str, Staged], Activation | None]:
-    """Stage the `lists`, `{label: options}`, and with `live` make live what is staged.
+) -> tuple[dict[str, Staged], dict[str, Any] | None, Activation]:
+    """Stage the `lists`, `{label: options}`, have the DKIM keys made, and make live what is staged; what became of each.
 
-    `seals` is `{salt, wanted: {label: seal}, kept: {label: {seal, digest}}}`: of lists that are given here or were staged before, and of
-    others that are live already, of which nothing else may go live in their place. Raises as `stage` and Directory.activate do.
+    `seals` is `{salt, wanted: {label: seal}, kept: {label: {seal, digest}}}`: of lists that are given here, and of others that are live
+    already, of which nothing else may go live in their place. Raises as `stage`, `keys` and Directory.activate do.
     """
     staged = {label: stage(directory, label, lists[label], check_mode=check_mode) for label in OWNERS if label in lists}
-    if not live:
-        return staged, None
-    digests = {label: {"seal": seals["wanted"][label], "digest": found.digest} for label, found in staged.items()}
-    kept = {**seals["kept"], **digests}
+    # Not before the lists, which refuse too many removals: until here nothing is written but what is staged.
+    made = keys() if keys else None
+    digests = {label: found.digest for label, found in staged.items()} | ({"dkim_keys": made["digest"]} if made else {})
+    kept = {**seals["kept"], **{label: {"seal": seals["wanted"][label], "digest": digest} for label, digest in digests.items()}}
     expected = {label: entry["digest"] for label, entry in kept.items()}
     done = directory.activate(keep=keep, days=days, expected=expected, check_mode=check_mode)
     if not check_mode:
         directory.keep_seals(seals["salt"], kept)
-    return staged, done
+    return staged, made, done
 
 
 def stage_domains(directory: Directory, rows: Iterable[Any], limit: Limit | None = None, *, check_mode: bool = False) -> Staged:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils.mailwright import directory, dkim
+from ansible.module_utils.mailwright import directory, dkim, dkim_step
 from ansible.module_utils.mailwright.archive import Archive
 from ansible.module_utils.testing import patch_module_args
 
@@ -57,6 +57,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 
 LIMITS = {"removal_limit": 3, "removal_percent": 10, "removals_allowed": False}
+ACCOUNT = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name}
 LISTS = {
     "mail_mailboxes": {**ROWS["mail_mailboxes"], **LIMITS},
     "mail_domains": {**ROWS["mail_domains"], **LIMITS},
@@ -100,8 +101,8 @@ def run(
         if hasattr(module, "Directory"):
             monkeypatch.setattr(module, "Directory", here)
         else:
-            monkeypatch.setitem(dkim.apply.__kwdefaults__, "lock", unlocked)
-            changes = {"owner": pwd.getpwuid(os.getuid()).pw_name, "group": grp.getgrgid(os.getgid()).gr_name, **changes}
+            changes = {**ACCOUNT, **changes}
+        monkeypatch.setitem(dkim.apply.__kwdefaults__, "lock", unlocked)
         arguments = {**ROWS[name], "path": str(tmp_path / ("dkim" if name == "dkim_keys" else "mailwright")), **changes}
         with patch_module_args({**arguments, "_ansible_check_mode": check_mode, "_ansible_diff": True}), pytest.raises(SystemExit):
             module.main()
@@ -179,10 +180,12 @@ def test_a_wrong_row_fails_with_its_index_and_without_its_password(run: Callable
     assert SECRET not in done["printed"]
 
 
-def test_a_bare_host_without_cryptography_passes_check_mode_only(run: Callable[..., dict[str, Any]]) -> None:
-    missing = {"IMPORT_ERROR": "Traceback"}
-    assert run("dkim_keys", check_mode=True, patches=missing)["added"] == ["mw-ed25519._domainkey.oak.test"]
-    assert "cryptography" in run("dkim_keys", patches=missing)["msg"]
+def test_a_bare_host_without_cryptography_passes_check_mode_only(
+    run: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dkim_step, "MISSING", "python3-cryptography is needed")
+    assert run("dkim_keys", check_mode=True)["added"] == ["mw-ed25519._domainkey.oak.test"]
+    assert "cryptography" in run("dkim_keys")["msg"]
 
 
 def test_going_back_returns_what_it_documents(load_plugin: Callable[[str], ModuleType], run: Callable[..., dict[str, Any]]) -> None:
@@ -227,12 +230,22 @@ def test_several_lists_go_live_in_one_round_trip(
     assert not run("mail_directory")["changed"]
 
 
-def test_lists_can_wait_to_go_live(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    waiting = run("mail_directory", live=False)
-    assert waiting["activation"] is None
-    assert not (tmp_path / "mailwright/postfix/virtual_domains").exists()
-    kept = {label: {"seal": "s", "digest": found["digest"]} for label, found in waiting["lists"].items()}
-    assert run("mail_directory", lists={}, seals={"salt": "5a17", "wanted": {}, "kept": kept})["activation"]["generation"] == 1
+def test_keys_are_made_along_with_the_lists_unless_these_are_refused(run: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    keys = [{**ROWS["dkim_keys"]["keys"][0], "selector": f"s{number}"} for number in range(6)]
+    lists = {**LISTS, "dkim_keys": {"keys": keys, **ACCOUNT}}
+    seals = {"salt": "", "wanted": dict.fromkeys(lists, "seal"), "kept": {}}
+    names = [f"s{number}._domainkey.oak.test" for number in range(6)]
+    assert run("mail_directory", lists=lists, seals=seals, check_mode=True)["lists"]["dkim_keys"]["added"] == names
+    assert list(tmp_path.iterdir()) == []
+    wrong = {**lists, "mail_aliases": {"aliases": [{"address": "x y", "to": []}]}}
+    assert run("mail_directory", lists=wrong, seals=seals)["failed"]
+    assert not (tmp_path / "mailwright/dkim").exists()
+    done = run("mail_directory", lists=lists, seals=seals)
+    assert done["lists"]["dkim_keys"]["prepared"] == names
+    assert len(list((tmp_path / "mailwright/dkim").glob("*.key"))) == 6
+    recorded = json.loads((tmp_path / "mailwright/directory/seals.json").read_text())["lists"]["dkim_keys"]
+    assert recorded == {"seal": "seal", "digest": done["lists"]["dkim_keys"]["digest"]}
+    assert not run("mail_directory", lists=lists, seals=seals)["changed"]
 
 
 def test_what_another_run_staged_does_not_go_live_in_place_of_a_kept_list(run: Callable[..., dict[str, Any]]) -> None:
