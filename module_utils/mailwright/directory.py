@@ -480,7 +480,7 @@ class Directory:
         state = self._state()
         left = state.get("files", {})
         suspect = [name for name in ORDER if rebuild or self._signature(name) != left.get(name)]
-        steps = transition(current, wanted, suspect)
+        steps = transition(current, wanted, suspect, interrupted=rebuild)
         moves = moves_to_patterns(current, wanted)
         moved = moves_from_mailboxes(current, wanted)
         before, after = domain_kinds(current), domain_kinds(wanted)

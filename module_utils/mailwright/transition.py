@@ -48,13 +48,18 @@ class Step:
     text: str | None = None
 
 
-def transition(current: Mapping[str, str], wanted: Mapping[str, str], suspect: Collection[str] = ()) -> list[Step]:
+def transition(
+    current: Mapping[str, str], wanted: Mapping[str, str], suspect: Collection[str] = (), *, interrupted: bool = False
+) -> list[Step]:
     """Steps from one set of files to another, so that an address valid in both is valid after every step.
 
     An address may move from any table to any other, so tables first grow to old and new entries, and shrink when all have grown.
     Aliases change at once in the middle: old and new ones together could form a loop. `suspect` files are written even if equal.
-    What an address is must not depend on two look-ups, one before a change and one after it: see `_settled`.
+    What an address is must not depend on two look-ups, one before a change and one after it: see `_settled`. After a run that was
+    `interrupted`, a database may be one step behind its source: that of the aliases catches up first, or a step would be left out.
     """
+    # Long before the aliases change: a process may be stopped between two look-ups.
+    first: list[Step] = []
     grow: list[Step] = []
     shrink: list[Step] = []
     for name in ORDER:
@@ -63,9 +68,12 @@ def transition(current: Mapping[str, str], wanted: Mapping[str, str], suspect: C
             if name in suspect:
                 grow.append(Step(name))
             continue
-        if old is None or name == ALIASES:
+        if name == ALIASES:
+            if interrupted and old is not None:
+                first.append(Step(name, old))
             if settled := _settled(current, wanted):
-                grow.append(Step(name, (old or "") + "".join(f"{key} {value}\n" for key, value in sorted(settled.items()))))
+                first.append(Step(name, (old or "") + "".join(f"{key} {value}\n" for key, value in sorted(settled.items()))))
+        if old is None or name == ALIASES:
             grow.append(Step(name))
             continue
         before, after = (entries(name, text) for text in _different(name, old, wanted[name]))
@@ -76,7 +84,7 @@ def transition(current: Mapping[str, str], wanted: Mapping[str, str], suspect: C
         if name in suspect or any(before.get(key) != line for key, line in after.items()):
             grow.append(Step(name, wanted[name] + "".join(gone)))
         shrink.append(Step(name))
-    return grow + shrink[::-1]
+    return first + grow + shrink[::-1]
 
 
 def _settled(current: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
