@@ -13,7 +13,6 @@ import imaplib
 import smtplib
 import socket
 import ssl
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
@@ -181,19 +180,3 @@ class _SmtpAt(smtplib.SMTP_SSL):
     def _get_socket(self, host: str, port: int, timeout: float) -> ssl.SSLSocket:
         plain = socket.create_connection((host, port), timeout, self.source_address)
         return self.context.wrap_socket(plain, server_hostname=self._hostname)
-
-
-def world_mailbox(run_on_world: Callable[..., bytes], domain: str, user: str, message_id: str, seconds: float = 60.0) -> bytes:
-    """The raw message with this Message-ID from a mailbox of the world's own servers. `run_on_world(*argv)` returns a command's output.
-
-    Only what lies in `new`: what is in `tmp` is not whole yet, and is gone in the next moment.
-    """
-
-    def look() -> bytes:
-        try:
-            names = run_on_world("grep", "-rlF", "--", message_id.strip("<>"), f"/var/mail/world/{domain}/{user}/new/").split()
-        except subprocess.CalledProcessError:
-            return b""
-        return run_on_world("cat", names[0].decode()) if names else b""
-
-    return until(f"{message_id} in {user}@{domain}", look, seconds)

@@ -60,7 +60,7 @@ def main() -> None:
     )
     print("   the answer goes out through submissions (465) with AUTH", flush=True)
     host.submit(address, password, answer)
-    raw = correspondent.world_mailbox(hosts.run_on_world, "good.test", "grace", answer["Message-ID"])
+    raw = hosts.world_mailbox("good.test", "grace", answer["Message-ID"])
     judgement = correspondent.judge(raw)
     print("   grace@good.test has it; an independent judge (dkimpy, pyspf, authheaders) says:")
     for method in ("spf", "dkim", "dmarc", "tls"):

@@ -5,9 +5,12 @@ pytest runs in the lab's network namespace (`make behaviour`), so the bridge's c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +24,36 @@ sys.path.insert(0, str(ROOT / "molecule/shared"))
 import correspondent  # noqa: E402  (needs the path above)
 import hosts  # noqa: E402  (needs the path above)
 
+# What matters in a journal: the ways of mail, and what went wrong.
+WORTH_TELLING = "status=|reject|NOQUEUE|from=<|warning|error|fatal|[Ff]ail|timeout|timed out|Start|Stop|SERVFAIL"
+LOG = f"grep -Ev 'session-|user@|runtime-dir|agent' | grep -E '{WORTH_TELLING}' | tail -n 50"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what edits inventories, so that it can run on a host of its own (molecule/shared/test-releases)."""
     for item in items:
         if hasattr(getattr(item, "module", None), "edited_lab") or hasattr(getattr(item, "module", None), "Site"):
             item.add_marker("edits")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With each failure, what the machines logged meanwhile: the lab is gone when somebody reads of it."""
+    report = yield
+    if report.failed:
+        for machine in ("mail", "world"):
+            with contextlib.suppress(subprocess.SubprocessError):
+                log = hosts.run_on(machine, "sh", "-c", f"journalctl --quiet --output short-iso --since @{call.start - 5:.0f} | {LOG}")
+                report.sections.append(
+                    (f"log of {machine}", "\n".join(f"LOG {line[:300]}" for line in log.decode(errors="replace").split("\n")))
+                )
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell of mail that left at a second attempt only."""
+    for line in hosts.deferred:
+        terminalreporter.write_line(f"LOG left late: {line}")
 
 
 @pytest.fixture(scope="session")

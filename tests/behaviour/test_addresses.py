@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from correspondent import MailHost, send_from_world, until, world_mailbox, write
-from hosts import run_on_world
+from correspondent import MailHost, send_from_world, until, write
+from hosts import world_mailbox
 from testinfra.host import Host
 from wire import STRANGER4, STRANGER6, stranger, submission
 
@@ -98,8 +98,8 @@ def test_mail_to_a_group_reaches_each_member_once_and_by_their_own_settings(mail
     send_from_world(message, "stranger@expired.test", "staff@oak.test")
     for name in ("alice", "bob", "nopop", "frieda"):
         mail.find(f"{name}@oak.test", accounts[f"{name}@oak.test"], message_id)
-    world_mailbox(run_on_world, "plain.test", "pal", message_id)
-    world_mailbox(run_on_world, "good.test", "friend", message_id)
+    world_mailbox("plain.test", "pal", message_id)
+    world_mailbox("good.test", "friend", message_id)
     delivered(host, message_id)
     for name in ("alice", "bob", "nopop", "frieda"):
         assert copies(mail, f"{name}@oak.test", accounts[f"{name}@oak.test"], message_id) == 1, name

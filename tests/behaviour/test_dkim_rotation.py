@@ -390,7 +390,7 @@ def test_a_key_that_was_called_back_signs_no_more(mail: MailHost, accounts: dict
     with submission(mail, 465, ALICE, accounts[ALICE]) as session:
         assert session.rcpt(ALICE, "grace@good.test") == [250, 250]
         assert session.data(text) == 250
-    raw = correspondent.world_mailbox(hosts.run_on_world, "good.test", "grace", message_id)
+    raw = hosts.world_mailbox("good.test", "grace", message_id)
     signatures = email.message_from_bytes(raw).get_all("DKIM-Signature", [])
     assert len(signatures) == 1
     assert bad not in signatures[0]

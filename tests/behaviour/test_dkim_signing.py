@@ -41,7 +41,7 @@ def sent(mail: MailHost, accounts: dict[str, str], login: str, sender: str, head
     with submission(mail, 465, login, accounts[login]) as session:
         assert session.rcpt(sender, GRACE) == [250, 250]
         assert session.data(text) == 250
-    return correspondent.world_mailbox(hosts.run_on_world, "good.test", "grace", message_id)
+    return hosts.world_mailbox("good.test", "grace", message_id)
 
 
 def test_mail_of_a_user_is_signed_by_every_key_of_the_domain(mail: MailHost, accounts: dict[str, str]) -> None:

@@ -105,7 +105,7 @@ def test_a_user_cannot_pass_forged_results_to_another(mail: MailHost, accounts: 
 def test_what_the_filter_thinks_stays_here(mail: MailHost, accounts: dict[str, str]) -> None:
     message = correspondent.write(ALICE, "grace@good.test", subject="$$$ BUY NOW $$$")
     mail.submit(ALICE, accounts[ALICE], message)
-    raw = correspondent.world_mailbox(hosts.run_on_world, "good.test", "grace", str(message["Message-ID"]))
+    raw = hosts.world_mailbox("good.test", "grace", str(message["Message-ID"]))
     assert not [name for name in email.message_from_bytes(raw) if name.lower().startswith(("x-spam", "x-rspamd"))]
 
 

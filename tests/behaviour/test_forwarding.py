@@ -10,8 +10,8 @@ from email.message import EmailMessage
 import dkim
 import dns.resolver
 import pytest
-from correspondent import MailHost, judge, send_from_world, until, world_mailbox, write
-from hosts import run_on_world
+from correspondent import MailHost, judge, send_from_world, until, write
+from hosts import world_mailbox
 from testinfra.host import Host
 from wire import stranger
 
@@ -28,7 +28,7 @@ def forwarded(recipient: str, at: str = "friend@good.test", sender: str = SENDER
 
 def received(message: EmailMessage, at: str) -> bytes:
     user, _, domain = at.partition("@")
-    return world_mailbox(run_on_world, domain, user, str(message["Message-ID"]))
+    return world_mailbox(domain, user, str(message["Message-ID"]))
 
 
 def return_path(raw: bytes) -> str:

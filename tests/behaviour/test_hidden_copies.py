@@ -9,9 +9,9 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from correspondent import MailHost, send_from_world, until, world_mailbox, write
+from correspondent import MailHost, send_from_world, until, write
 from edits import edited_lab
-from hosts import run_on_world
+from hosts import run_on_world, world_mailbox
 from test_addresses import copies, delivered
 from testinfra.host import Host
 
@@ -108,6 +108,6 @@ def test_everything_can_be_copied_and_a_copy_that_fails_is_nobodys_business(
     # What comes later has arrived: so would a bounce have.
     later = write("alice@oak.test", "stranger@good.test")
     mail.submit("alice@oak.test", accounts["alice@oak.test"], later)
-    world_mailbox(run_on_world, "good.test", "stranger", str(later["Message-ID"]))
+    world_mailbox("good.test", "stranger", str(later["Message-ID"]))
     bounces = run_on_world("sh", "-c", f"grep -rlF '{str(message['Message-ID']).strip('<>')}' /var/mail/world/good.test/stranger || true")
     assert bounces == b""

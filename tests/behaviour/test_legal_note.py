@@ -9,7 +9,6 @@ import email.utils
 import quopri
 from email.message import EmailMessage
 
-import correspondent
 import hosts
 import pytest
 from correspondent import MailHost, judge
@@ -73,7 +72,7 @@ def submit(mail: MailHost, password: str, raw: bytes, *recipients: str, login: s
 
 
 def outside(message_id: str) -> bytes:
-    return correspondent.world_mailbox(hosts.run_on_world, "good.test", "grace", message_id)
+    return hosts.world_mailbox("good.test", "grace", message_id)
 
 
 def read(raw: bytes) -> list[str]:

@@ -7,10 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-from correspondent import MailHost, world_mailbox, write
+from correspondent import MailHost, write
 from edits import edited_lab
 from handshake import PORTS
-from hosts import run_on_world
+from hosts import world_mailbox
 from testinfra.host import Host
 from wire import STRANGER6, Session
 
@@ -21,7 +21,7 @@ def received(mail: MailHost, accounts: dict[str, str]) -> str:
     """The Received header of a message of alice's at a server of the world."""
     message = write("alice@oak.test", "friend@good.test")
     mail.submit("alice@oak.test", accounts["alice@oak.test"], message)
-    raw = world_mailbox(run_on_world, "good.test", "friend", str(message["Message-ID"]))
+    raw = world_mailbox("good.test", "friend", str(message["Message-ID"]))
     return " ".join(str(email.message_from_bytes(raw)["Received"]).split())
 
 

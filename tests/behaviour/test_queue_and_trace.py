@@ -8,9 +8,9 @@ import re
 import uuid
 
 import pytest
-from correspondent import MailHost, send_from_world, until, world_mailbox, write
+from correspondent import MailHost, send_from_world, until, write
 from edits import Site
-from hosts import run_on_world
+from hosts import world_mailbox
 from testinfra.host import Host
 from wire import stranger
 
@@ -84,7 +84,7 @@ def test_the_whole_queue_is_deleted_only_if_that_is_said(host: Host, site: Site,
 def test_a_message_is_followed_from_the_client_through_the_filter_to_each_recipient(host: Host, site: Site) -> None:
     message = write("grace@good.test", "frieda@oak.test")
     send_from_world(message, "grace@good.test", "frieda@oak.test")
-    world_mailbox(run_on_world, "good.test", "friend", str(message["Message-ID"]))
+    world_mailbox("good.test", "friend", str(message["Message-ID"]))
     steps = [
         r"received from mx\.good\.test\[",
         r"rspamd: filter: \(no action\), score \S+ of ",

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
-from correspondent import MailHost, until, world_mailbox, write
-from hosts import run_on_world
+from correspondent import MailHost, until, write
+from hosts import world_mailbox
 from testinfra.host import Host
 from wire import STRANGER4, STRANGER6, stranger, submission
 
@@ -56,7 +56,7 @@ def hand_in(mail: MailHost, recipient: str) -> str:
 
 def test_mail_for_a_relayed_domain_reaches_its_server_under_verified_tls(mail: MailHost, host: Host) -> None:
     assert settled(mail, "known@yew.test")[0] == 250
-    raw = world_mailbox(run_on_world, "yew.test", "known", hand_in(mail, "known@yew.test"))
+    raw = world_mailbox("yew.test", "known", hand_in(mail, "known@yew.test"))
     received = str(email.message_from_bytes(raw)["Received"])
     assert f"from {mail.hostname}" in received
     assert "by mx.yew.test" in received
@@ -68,7 +68,7 @@ def test_mail_for_a_relayed_domain_reaches_its_server_under_verified_tls(mail: M
 
 
 def test_as_second_mx_this_host_hands_mail_on_to_the_first(mail: MailHost) -> None:
-    raw = world_mailbox(run_on_world, "birch.test", "known", hand_in(mail, "known@birch.test"))
+    raw = world_mailbox("birch.test", "known", hand_in(mail, "known@birch.test"))
     assert "by mx.birch.test" in str(email.message_from_bytes(raw)["Received"])
 
 
@@ -77,7 +77,7 @@ def test_as_second_mx_this_host_keeps_mail_until_the_first_is_back(mail: MailHos
         message_id = hand_in(mail, "known@birch.test")
         until("it waits in the queue", lambda: host.run("postqueue -j | grep -F known@birch.test | grep -F '\"deferred\"'").succeeded)
     host.check_output("postqueue -f")
-    assert world_mailbox(run_on_world, "birch.test", "known", message_id)
+    assert world_mailbox("birch.test", "known", message_id)
 
 
 @pytest.mark.parametrize("source", [STRANGER4, STRANGER6], ids=["ipv4", "ipv6"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
-from correspondent import MailHost, until, world_mailbox, write
-from hosts import run_on_world
+from correspondent import MailHost, until, write
+from hosts import run_on_world, world_mailbox
 from testinfra.host import Host
 
 # As inventories/lab declares them; of the lanes' other limits the role's defaults.
@@ -55,7 +55,7 @@ def test_other_destinations_do_not_wait(mail: MailHost, accounts: dict[str, str]
 def test_a_destination_uses_its_lane(mail: MailHost, accounts: dict[str, str], host: Host, domain: str, lane: str) -> None:
     message = write("alice@oak.test", f"somebody@{domain}")
     mail.submit("alice@oak.test", accounts["alice@oak.test"], message)
-    world_mailbox(run_on_world, domain, "somebody", message["Message-ID"])
+    world_mailbox(domain, "somebody", message["Message-ID"])
     found = "journalctl --quiet --since -2min --output short | grep -F 'to=<somebody@%s>' | grep -cF 'postfix/%s/smtp['"
     until("it is in the log", lambda: host.run(found, domain, lane).succeeded)
 
@@ -67,7 +67,7 @@ def test_the_turtle_carries_few_recipients_at_a_time(mail: MailHost, accounts: d
         recipients = [f"friend{number}@{domain}" for number in range(7)]
         mail.submit("alice@oak.test", accounts["alice@oak.test"], message, None, *recipients)
         for number in range(7):
-            world_mailbox(run_on_world, domain, f"friend{number}", message["Message-ID"])
+            world_mailbox(domain, f"friend{number}", message["Message-ID"])
         # Other mail may come while it looks.
         look = f"grep -rlsF -- '{message['Message-ID'].strip('<>')}' /var/mail/world/{domain}/*/new/ || true"
         names = run_on_world("sh", "-c", look).decode().split()

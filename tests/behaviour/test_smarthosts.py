@@ -6,9 +6,9 @@ import email
 from collections.abc import Iterator
 
 import pytest
-from correspondent import MailHost, until, world_mailbox, write
+from correspondent import MailHost, until, write
 from edits import CANARY, Site, edited_lab
-from hosts import run_on_world
+from hosts import world_mailbox
 from testinfra.host import Host
 
 JOERG = "joerg@xn--bcher-kva.test"
@@ -20,7 +20,7 @@ def way(mail: MailHost, accounts: dict[str, str], sender: str, recipient: str) -
     message = write(sender, recipient)
     mail.submit(sender, accounts[sender], message)
     local, _, domain = recipient.rpartition("@")
-    return arrival(world_mailbox(run_on_world, domain, local, message["Message-ID"]))
+    return arrival(world_mailbox(domain, local, message["Message-ID"]))
 
 
 def arrival(raw: bytes) -> str:
@@ -128,7 +128,7 @@ def test_a_password_waits_for_tls_and_a_smarthost_for_everything_takes_the_rest(
         return "friend@good.test" not in host.check_output("postqueue -j")
 
     until("the message leaves by the new smarthost", gone, 120)
-    received = arrival(world_mailbox(run_on_world, "good.test", "friend", message["Message-ID"]))
+    received = arrival(world_mailbox("good.test", "friend", message["Message-ID"]))
     assert "by mx.smart.test" in received
     assert "Authenticated sender: relay" in received
     # The narrower rules are as before.

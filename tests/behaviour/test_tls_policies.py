@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Iterator
 
 import pytest
-from correspondent import MailHost, until, world_mailbox, write
-from hosts import run_on_world
+from correspondent import MailHost, until, write
+from hosts import world_mailbox
 from testinfra.host import Host
 
 
@@ -44,7 +44,7 @@ def waits_because(host: Host, recipient: str) -> str:
 def received(recipient: str, message_id: str) -> str:
     """The Received header that the world's server wrote."""
     local, _, domain = recipient.rpartition("@")
-    raw = world_mailbox(run_on_world, domain, local, message_id)
+    raw = world_mailbox(domain, local, message_id)
     return " ".join(str(email.message_from_bytes(raw)["Received"]).split())
 
 
