@@ -32,6 +32,7 @@ from .units import (
     Unit,
     UnitError,
     first_inactive,
+    first_restless,
     is_active,
     log_lines,
     needs_enabling,
@@ -347,10 +348,15 @@ def prove(tree: Tree, plan: Plan, since: float) -> None:
 def wait_for(complaint_of: Callable[[], str | None], tree: Tree, until: float) -> None:
     """Repeat until there is no complaint. Raises TreeError with the last one at `until`, or once a unit has failed."""
     pause = 0.05
+    before = None
     while complaint := complaint_of():
-        dead = [name for name, found in unit_states(tree.units).items() if found.get("ActiveState") == "failed"]
+        states = unit_states(tree.units)
+        dead = [name for name, found in states.items() if found.get("ActiveState") == "failed"]
         if dead:
             raise TreeError(f"unit {', '.join(dead)} failed; {complaint}")
+        before = before or states
+        if restless := first_restless(before, states):
+            raise TreeError(f"{restless}; {complaint}")
         if time.monotonic() + pause >= until:
             raise TreeError(f"{complaint} (tried for {tree.probe_timeout:g} s)")
         time.sleep(pause)  # between two probes

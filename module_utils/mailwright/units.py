@@ -7,13 +7,16 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from .commands import run, shorten
 
 SYSTEMD_DIRECTORY = "/etc/systemd/system/"
 STRENGTH = {"enable": 1, "reload": 2, "restart": 3}
-PROPERTIES = "Type,LoadState,ActiveState,SubState,UnitFileState,CanReload,NeedDaemonReload"
+PROPERTIES = "Type,LoadState,ActiveState,SubState,UnitFileState,CanReload,NeedDaemonReload,NRestarts"
+# So often a service may end right after its start until nobody waits for it any longer; systemd itself tries on for the burst of its unit.
+ATTEMPTS = 5
 
 State = Mapping[str, str]
 
@@ -117,6 +120,28 @@ def systemctl(verb: str, *names: str) -> None:
         raise UnitError(f"systemctl {' '.join((verb, *names))} failed ({status}): {shorten(output)}")
 
 
+def start(verb: str, unit: Unit, states: Mapping[str, State]) -> None:
+    """Start or restart, waited for until the service has ended ATTEMPTS times. Raises UnitError."""
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(systemctl, verb, unit.name)
+        while not wait([job], timeout=0.5).done:
+            if complaint := first_restless(states, unit_states([unit])):
+                run(["systemctl", "stop", "--", *names_of([unit])])  # which ends the job, too
+                job.exception()
+                raise UnitError(complaint)
+        job.result()
+
+
+def first_restless(before: Mapping[str, State], now: Mapping[str, State]) -> str | None:
+    """A sentence about the first unit that systemd had to start again ATTEMPTS times since `before`, None where it had none."""
+    for name, state in now.items():
+        count, earlier = (int(found.get(name, {}).get("NRestarts") or 0) for found in (now, before))
+        # A start by hand counts from zero again.
+        if count - (earlier if count >= earlier else 0) >= ATTEMPTS and not is_active(state):
+            return f"unit {name} ends right after its start, {ATTEMPTS} times in a row"
+    return None
+
+
 def take_up(unit: Unit, action: str, states: Mapping[str, State]) -> None:
     """Do what plan_unit said. Raises UnitError."""
     own, process = states[unit.name], states[unit.process]
@@ -129,7 +154,9 @@ def take_up(unit: Unit, action: str, states: Mapping[str, State]) -> None:
             systemctl("reset-failed", *failed)
         # Starting an active unit would do nothing for its dead process.
         action = "restart" if is_active(own) and not is_active(process) else "start"
-    if action != "enable":
+    if action in ("start", "restart"):
+        start(action, unit, states)
+    elif action != "enable":
         systemctl(action, unit.name)
 
 

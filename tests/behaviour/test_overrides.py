@@ -134,6 +134,22 @@ def test_a_wrong_one_never_goes_live_and_ends_nothing(mail: MailHost, host: Host
     assert {unit: main_pid(host, unit) for unit in DAEMONS} == before
 
 
+@pytest.mark.parametrize(
+    ("role", "wrong", "said"),
+    [
+        ("resolver", "{resolver_overrides: {interface: 203.0.113.77}}", "can't bind socket: Cannot assign requested address"),
+        ("rspamd", "{rspamd_overrides: {worker-proxy: {bind_socket: '203.0.113.77:11332'}}}", "ends right after its start, 5 times"),
+    ],
+    ids=["resolver", "filter"],
+)
+def test_what_only_the_start_of_a_service_refuses_is_taken_back(site: Site, overridden: str, role: str, wrong: str, said: str) -> None:
+    status, output = site.run("--tags", role, "-e", wrong)
+    assert status != 0
+    assert said in " ".join(output.split()), output[-3000:]
+    assert "The previous configuration is back and answers." in output
+    assert site.changed("--tags", role) == 0
+
+
 def test_an_open_relay_is_refused_before_any_host_is_contacted(site: Site) -> None:
     status, output = site.run("-e", "{postfix_main_overrides: {mynetworks: 0.0.0.0/0}}")
     assert status != 0

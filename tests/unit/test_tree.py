@@ -21,7 +21,7 @@ from ansible.module_utils.mailwright.probes import Probe, attempt
 from ansible.module_utils.mailwright.transaction import transact
 from ansible.module_utils.mailwright.tree import Attribute, Tree, TreeError, Watch, parse
 from ansible.module_utils.mailwright.tree_plan import watch_fingerprint
-from ansible.module_utils.mailwright.units import Unit, plan_unit
+from ansible.module_utils.mailwright.units import Unit, first_restless, plan_unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -500,6 +500,16 @@ def test_a_unit_is_left_alone_by_changes_that_do_not_concern_it() -> None:
     unit = Unit("a.service", "a.service", paths=("/etc/a/*",))
     assert plan_unit(unit, {"a.service": RUNNING}, ["/etc/b/x"], [], True) is None
     assert plan_unit(unit, {"a.service": RUNNING}, ["/etc/b/x", "/etc/a/x"], [], True) == "reload"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "active", "waited_for"),
+    [("0", "4", "activating", True), ("0", "5", "activating", False), ("0", "5", "active", True), ("7", "11", "activating", True),
+     ("7", "12", "activating", False), ("7", "5", "activating", False), ("", "", "activating", True)],
+)  # fmt: skip
+def test_a_unit_that_ends_again_and_again_is_not_waited_for(before: str, now: str, active: str, waited_for: bool) -> None:
+    states = ({"a.service": {"NRestarts": count, "ActiveState": active}} for count in (before, now))
+    assert first_restless(*states) == (None if waited_for else "unit a.service ends right after its start, 5 times in a row")
 
 
 # --- probes ---
