@@ -91,6 +91,11 @@ prepared:
   type: list
   elements: str
   returned: success
+made:
+  description: Names of the records of keys that were made in this run, so that nobody can have published them yet.
+  type: list
+  elements: str
+  returned: success
 removed:
   description: Names of the records of keys that are gone, and of other files that went to the archive.
   type: list

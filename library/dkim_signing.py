@@ -54,6 +54,11 @@ options:
     type: list
     elements: str
     default: []
+  unpublished:
+    description: Names of records that nobody can have published yet, because their keys are new. They are not asked for.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode: {support: full, details: The name servers are asked all the same.}
   diff_mode: {support: full, details: One line per key whose state changes.}
@@ -96,6 +101,7 @@ ARGUMENTS: dict[str, Any] = {
     "rotation_age": {"type": "int", "default": 0},
     "timeout": {"type": "float", "default": 2},
     "announced": {"type": "list", "elements": "str", "default": []},
+    "unpublished": {"type": "list", "elements": "str", "default": []},
 }
 
 
@@ -110,7 +116,7 @@ def main() -> None:
         module.exit_json(changed=False, signing=[], retired=[], missing=[], outlook=[])
     switch = dkim_switch.Switch(Path(given["path"]), given["group"], given["queue_lifetime"], timeout=given["timeout"])
     try:
-        done = switch.run(check_mode=module.check_mode, announced=given["announced"])
+        done = switch.run(check_mode=module.check_mode, announced=given["announced"], unpublished=given["unpublished"])
     except (Invalid, LockedError, OSError, UnitError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(

@@ -137,16 +137,19 @@ class Switch:
         self.clock = clock
         self.lock = lock
 
-    def run(self, *, check_mode: bool = False, announced: Iterable[str] = ()) -> Done:
+    def run(self, *, check_mode: bool = False, announced: Iterable[str] = (), unpublished: Iterable[str] = ()) -> Done:
         """Ask, switch, and tell the filter. Raises Invalid, LockedError, OSError, UnitError (then the former keys sign).
 
-        `announced`, in check mode: names of records that a run would make and publish before it came here.
+        `announced`, in check mode: names of records that a run would make and publish before it came here. `unpublished`: names of records
+        that nobody can have published yet.
         """
         state = dkim_state.read(self.path)
         if state is None:
             return Done(make_plan({}, {}))
         asked = [key for key in state.keys if key.state in ("prepared", "published")]
-        proofs = dkim_proof.ask(asked, self.client) if asked else {}
+        new = frozenset(unpublished)
+        proofs = dkim_proof.ask([key for key in asked if key.name not in new], self.client)
+        proofs |= {key.name: (Found(proven=False), []) for key in asked if key.name in new}
         if check_mode:
             proofs |= {key.name: (Found(proven=True), []) for key in asked if key.name in set(announced)}
             moved = dkim_life.advance(state.keys, dkim_proof.verdicts(asked, proofs, state.keys), self._now())

@@ -169,6 +169,17 @@ def test_what_is_not_published_is_told_and_does_not_sign(host: Host) -> None:
     assert host.filter.reloads == 2
 
 
+def test_nobody_is_asked_for_a_record_that_nobody_can_have_published(host: Host) -> None:
+    host.make()
+    host.publish()
+    new = "ed25519-20261121._domainkey.elm.test"
+    done = host.switcher.run(unpublished=[new, "rsa._domainkey.else.test"])
+    assert (host.servers.asked, done.signing) == (1, ["ed25519-20261121._domainkey.oak.test"])
+    assert [line.split()[0] for line in done.missing] == [f"{new}."]
+    assert host.pending
+    assert host.switch().signing == [new]
+
+
 def test_in_check_mode_only_questions_are_asked(host: Host) -> None:
     host.make()
     host.publish()
