@@ -64,12 +64,14 @@ class ActionModule(ActionBase):
         files.update({str(path): str(text) for path, text in (arguments.pop("texts", None) or {}).items()})
         arguments["files"] = json.dumps(files)
         arguments["seal"] = seal(arguments, code_version(PROJECT))
-        if variables.get("ansible_facts", {}).get("tree_seals", {}).get(arguments.get("name")) == arguments["seal"]:
+        facts = variables.get("ansible_facts", {})
+        # What it watches may be another tree's, or a certificate, that changed in this run.
+        moved = bool(arguments.get("watch")) and facts.get("trees_changed", False)
+        if facts.get("tree_seals", {}).get(arguments.get("name")) == arguments["seal"] and not moved:
             return {**result, "changed": False, "changed_paths": [], "removed_paths": [], "units": {}, "notes": []}
         result.update(self._execute_module(module_name="config_tree", module_args=arguments, task_vars=variables))
         if result.get("changed"):
-            # Other trees may watch what has changed: from here on each is compared on the host.
-            result["ansible_facts"] = {"tree_seals": {}}
+            result["ansible_facts"] = {"trees_changed": True}
         return result
 
     def _render(self, templar: Templar, source: Path) -> str:

@@ -285,8 +285,8 @@ def main() -> None:
         reloaded=result.reloaded,
         missing=result.missing,
         next_key=result.next_key,
-        # Trees may watch certificates: from here on each is compared on the host (see host_facts).
-        **({"ansible_facts": {"tree_seals": {}, "dns_seal": ""}} if result.changed else {}),
+        # Trees may watch certificates: those that do are compared on the host from here on (see config_tree).
+        **({"ansible_facts": {"trees_changed": True, "dns_seal": ""}} if result.changed else {}),
         diff=[difference(given["path"], outcome) for outcome in different],
     )
 

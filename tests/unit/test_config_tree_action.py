@@ -156,8 +156,17 @@ def test_a_host_that_keeps_the_seal_of_this_request_is_left_alone(role: Path, ru
     for other in ({"x": "2"}, {"x": "1", "settle": 2}):
         done = run({"x": other.pop("x"), "ansible_facts": facts}, **other)
         assert done["files"] is not None
-        # What watches this tree's files is compared on the host.
-        assert done["result"]["ansible_facts"] == {"tree_seals": {}}
+        assert done["result"]["ansible_facts"] == {"trees_changed": True}
+
+
+def test_what_watches_files_is_compared_on_the_host_once_something_has_changed(role: Path, run: Run) -> None:
+    write(role / "etc/a", "x\n")
+    watch = {"watch": [{"path": "/etc/b"}]}
+    seal, sealed = run()["seal"], run(**watch)["seal"]
+    facts = {"tree_seals": {"test": sealed}}
+    assert run({"ansible_facts": facts}, **watch)["files"] is None
+    assert run({"ansible_facts": {**facts, "trees_changed": True}}, **watch)["files"] is not None
+    assert run({"ansible_facts": {"tree_seals": {"test": seal}, "trees_changed": True}})["files"] is None
 
 
 def test_documentation_and_arguments_of_the_module_agree(load_plugin: Callable[[str], ModuleType]) -> None:
