@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -72,25 +73,27 @@ class ActionModule(ActionBase):
             return result
         # No part of the seals: they say nothing of what is to be live.
         share = {key: options[key] for key in ("removal_percent", "removals_allowed")}
-        others = {
+        limits = {
             "mail_mailboxes": {"dovecot_version": options["dovecot_version"], "removal_limit": options["removal_limit"], **share},
             "mail_domains": {"removal_limit": options["domain_removal_limit"], **share},
         }
         # The rows are JSON already.
         lists = {
-            module: _mapping({**{option: rows[name] for option, name in given.items()}, **_texts(others.get(module, {}))})
+            module: _mapping({**{option: rows[name] for option, name in given.items()}, **_texts(limits.get(module, {}))})
             for module, given in {**LISTS, **KEYS}.items()
             if module not in kept
         }
         seals = json.dumps({"salt": salt, "wanted": wanted, "kept": kept})
-        limits = {"keep": options["generations_kept"], "archive_days": options["archive_days"]}
-        done = self._work(result, "mail_directory", {"lists": _mapping(lists), "seals": seals, **limits}, variables)
+        others = {"keep": options["generations_kept"], "archive_days": options["archive_days"]}
+        # A plan, and the report of a run that is to make one, tell who changes.
+        others["all_names"] = self._task.check_mode or bool(os.environ.get("MAILWRIGHT_REPORT"))
+        done = self._work(result, "mail_directory", {"lists": _mapping(lists), "seals": seals, **others}, variables)
         for module, found in done["lists"].items():
             self._tell(result, module, found)
         if "dkim_keys" in lists:
             # For the roles dns and dkim, later in this run.
-            prepared = done["lists"]["dkim_keys"]["prepared"]
-            result["ansible_facts"] = {"dns_seal": "", "dkim_pending": True, "dkim_prepared": prepared}
+            keys = done["lists"]["dkim_keys"]
+            result["ansible_facts"] = {"dns_seal": "", "dkim_pending": True, "dkim_prepared": keys["prepared"], "dkim_made": keys["made"]}
         activation = done["activation"]
         result.update({name: activation[name] for name in ("generation", "kept", "files", "reload", "archived", "restored")})
         # What was staged was shown when it was.

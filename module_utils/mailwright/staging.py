@@ -54,18 +54,19 @@ def make_live(
     keys: Callable[[], dict[str, Any]] | None = None,
     check_mode: bool = False,
 ) -> tuple[dict[str, Staged], dict[str, Any] | None, Activation]:
-    """Stage the `lists`, `{label: options}`, have the DKIM keys made, and make live what is staged; what became of each.
+    """Stage the `lists`, `{label: options}`, make them live, and have the DKIM keys made; what became of each.
 
     `seals` is `{salt, wanted: {label: seal}, kept: {label: {seal, digest}}}`: of lists that are given here, and of others that are live
     already, of which nothing else may go live in their place. Raises as `stage`, `keys` and Directory.activate do.
     """
     staged = {label: stage(directory, label, lists[label], check_mode=check_mode) for label in OWNERS if label in lists}
-    # Not before the lists, which refuse too many removals: until here nothing is written but what is staged.
-    made = keys() if keys else None
-    digests = {label: found.digest for label, found in staged.items()} | ({"dkim_keys": made["digest"]} if made else {})
-    kept = {**seals["kept"], **{label: {"seal": seals["wanted"][label], "digest": digest} for label, digest in digests.items()}}
-    expected = {label: entry["digest"] for label, entry in kept.items()}
+    digests = {label: found.digest for label, found in staged.items()}
+    expected = {label: entry["digest"] for label, entry in seals["kept"].items()} | digests
     done = directory.activate(keep=keep, days=days, expected=expected, check_mode=check_mode)
+    # Last: a thousand take longer than all else and are in the making meanwhile, and a refused change leaves none.
+    made = keys() if keys else None
+    digests |= {"dkim_keys": made["digest"]} if made else {}
+    kept = {**seals["kept"], **{label: {"seal": seals["wanted"][label], "digest": digest} for label, digest in digests.items()}}
     if not check_mode:
         directory.keep_seals(seals["salt"], kept)
     return staged, made, done
