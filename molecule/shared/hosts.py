@@ -66,15 +66,8 @@ def read_on_host(address: str, message_id: str) -> bytes:
     return correspondent.until(f"{message_id} in {address}", look, 90)
 
 
-# What did not leave the mail host at the first attempt. A busy computer may be the reason; conftest.py tells of it.
-deferred: list[str] = []
-
-
 def world_mailbox(domain: str, user: str, message_id: str) -> bytes:
-    """The raw message with this Message-ID from a mailbox of the world's own servers, as soon as it is there.
-
-    The mail host tries again after five minutes only. It is asked to do so earlier, and `deferred` tells; the third one fails.
-    """
+    """The raw message with this Message-ID from a mailbox of the world's own servers, as soon as it is there."""
 
     def look() -> bytes:
         # Only what lies in `new`: what is in `tmp` is not whole yet, and is gone in the next moment.
@@ -84,12 +77,4 @@ def world_mailbox(domain: str, user: str, message_id: str) -> bytes:
             return b""
         return run_on_world("cat", names[0].decode()) if names else b""
 
-    what = f"{message_id} in {user}@{domain}"
-    try:
-        return correspondent.until(what, look, 30)
-    except TimeoutError:
-        deferred.append(f"{what}: {run_on('mail', 'postqueue', '-p').decode()}")
-        if len(deferred) > 2:
-            raise
-        run_on("mail", "postqueue", "-f")
-        return correspondent.until(what, look)
+    return correspondent.until(f"{message_id} in {user}@{domain}", look)

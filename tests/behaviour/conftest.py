@@ -50,12 +50,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Tell of mail that left at a second attempt only."""
-    for line in hosts.deferred:
-        terminalreporter.write_line(f"LOG left late: {line}")
-
-
 @pytest.fixture(scope="session")
 def model() -> dict[str, Any]:
     """The compiled inventory that the host was converged with."""

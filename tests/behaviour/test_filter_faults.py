@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from correspondent import MailHost, until
 from filtering import GTUBE, REDIS, forget_greylisting, letter, offer
+from test_policy import logged
 from testinfra.host import Host
 from wire import submission
 
@@ -31,8 +32,8 @@ def works_before_and_after(mail: MailHost, host: Host) -> Iterator[None]:
     def works() -> bool:
         return host.run(f"{REDIS} PING").stdout.strip() == "PONG" and offer(mail, letter()[1], ALICE) == 250
 
-    until("mail is accepted", works)
     forget_greylisting(host)
+    until("mail is accepted", works)
     yield
     until("mail is accepted again", works)
 
@@ -103,3 +104,18 @@ def test_without_the_resolver_nothing_is_refused_for_good(mail: MailHost, host: 
         start = time.monotonic()
         assert offer(mail, letter()[1], ALICE) < 500
         assert time.monotonic() - start < 60
+
+
+def test_a_client_whose_name_cannot_be_looked_up_is_not_taken_for_one_without(mail: MailHost, host: Host) -> None:
+    reverse = "51.198.in-addr.arpa"
+    # Unbound asks nobody on the loopback: each look-up fails at once.
+    host.check_output(f"unbound-control forward_add {reverse} 127.0.0.9 && unbound-control flush_zone {reverse}")
+    try:
+        message_id, message = letter()
+        assert offer(mail, message, ALICE) == 250
+    finally:
+        host.check_output(f"unbound-control forward_remove {reverse} && unbound-control flush_zone {reverse}")
+    found = logged(host, message_id.strip("<>"), "rspamd")
+    assert "RDNS_DNSFAIL" in found
+    assert "RDNS_NONE(2.00)" not in found
+    assert "HFILTER_HOSTNAME_UNKNOWN(2.50)" not in found
