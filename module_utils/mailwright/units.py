@@ -7,7 +7,6 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from .commands import run, shorten
@@ -120,18 +119,6 @@ def systemctl(verb: str, *names: str) -> None:
         raise UnitError(f"systemctl {' '.join((verb, *names))} failed ({status}): {shorten(output)}")
 
 
-def start(verb: str, unit: Unit, states: Mapping[str, State]) -> None:
-    """Start or restart, waited for until the service has ended ATTEMPTS times. Raises UnitError."""
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(systemctl, verb, unit.name)
-        while not wait([job], timeout=0.5).done:
-            if complaint := first_restless(states, unit_states([unit])):
-                run(["systemctl", "stop", "--", *names_of([unit])])  # which ends the job, too
-                job.exception()
-                raise UnitError(complaint)
-        job.result()
-
-
 def first_restless(before: Mapping[str, State], now: Mapping[str, State]) -> str | None:
     """A sentence about the first unit that systemd had to start again ATTEMPTS times since `before`, None where it had none."""
     for name, state in now.items():
@@ -154,9 +141,7 @@ def take_up(unit: Unit, action: str, states: Mapping[str, State]) -> None:
             systemctl("reset-failed", *failed)
         # Starting an active unit would do nothing for its dead process.
         action = "restart" if is_active(own) and not is_active(process) else "start"
-    if action in ("start", "restart"):
-        start(action, unit, states)
-    elif action != "enable":
+    if action != "enable":
         systemctl(action, unit.name)
 
 
