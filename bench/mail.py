@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ADDRESS = "198.51.100.10"
 TWIN = "198.51.100.11"
 MESSAGES = 800
-PAIRS = 5
+PAIRS = 10
 MAILBOXES = 40
 # ms of a service's processor time that are worth a line.
 LEAST = 0.1
