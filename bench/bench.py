@@ -12,7 +12,7 @@ in it. The parts, in their order; `--only PART …` measures some of them, `--ke
                dkim_keys        seconds for the DKIM keys of 100 domains, an RSA and an Ed25519 key each; ratio to `ansible -m ping`
     mail       mail_rate        messages/s through the whole chain with default features; ratio to stock packages on the twin, by turns
                mail_cpu         processor time of the host for each of these messages; depends less on what else the computer does
-               mail_cpu_UNIT    the same of one service, where it is a tenth of a millisecond or more; mail_cpu_stock_UNIT on the twin
+               mail_cpu_UNIT    the same of one service, where it is a tenth of a millisecond or more; so for stock, all and access
                mail_rate_all, mail_cpu_all      the same with everything that the lab's inventory switches on
                access_apply, …_access           applying 10 000 entries of mail_access; the same with them
     search     search           seconds of a search for a word in a folder of 10 000 messages; ratio to reading all of them (no index)

@@ -104,13 +104,16 @@ class Load:
         note = self.bench.note
         note(f"mail_rate{suffix}", ours.rate, "messages/s", statistics.median(a.rate / b.rate for a, b in pairs), n)
         note(f"mail_cpu{suffix}", ours.cpu, "ms/message", statistics.median(a.cpu / b.cpu for a, b in pairs), n)
+        self.by_unit(f"mail_cpu{suffix}", ours, n)
         if not suffix:
             note("mail_rate_stock", stock.rate, "messages/s", n=n)
             note("mail_cpu_stock", stock.cpu, "ms/message", n=n)
-            for name, flow in (("mail_cpu", ours), ("mail_cpu_stock", stock)):
-                for unit, used in sorted(flow.units.items(), key=lambda row: -row[1]):
-                    if used >= LEAST:
-                        note(f"{name}_{unit}", used, "ms/message", n=n)
+            self.by_unit("mail_cpu_stock", stock, n)
+
+    def by_unit(self, name: str, flow: Flow, n: int) -> None:
+        for unit, used in sorted(flow.units.items(), key=lambda row: -row[1]):
+            if used >= LEAST:
+                self.bench.note(f"{name}_{unit}", used, "ms/message", n=n)
 
     def measure(self) -> None:
         if not self.bench.on("twin", "command -v postfix || true"):
