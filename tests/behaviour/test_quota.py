@@ -137,11 +137,11 @@ def test_an_unknown_or_odd_recipient_is_no_business_of_the_quota_service(host: H
 
 @pytest.fixture
 def reworded(host: Host) -> Iterator[str]:
-    """Dovecot after a reload of other settings: words of an answer. Afterwards as before."""
-    words = "is too much for the mailbox"
+    """Dovecot after a reload of other settings: words of its refusals. Afterwards as before."""
+    words = "In other words:"
     saved = "/root/dovecot.conf.test_quota"
     host.check_output(f"cp -a /etc/dovecot/dovecot.conf {saved}")
-    host.check_output(f"sed -i 's/is larger than the mailbox/{words}/' /etc/dovecot/dovecot.conf && doveadm reload")
+    host.check_output(f"sed -Ei 's/Mailbox has no room|Message is larger/{words} &/' /etc/dovecot/dovecot.conf && doveadm reload")
     yield words
     host.check_output(f"mv {saved} /etc/dovecot/dovecot.conf && doveadm reload")
 
@@ -149,6 +149,6 @@ def reworded(host: Host) -> Iterator[str]:
 def test_new_settings_reach_what_asked_before(mail: MailHost, small: dict[str, Any], request: pytest.FixtureRequest) -> None:
     """Postfix keeps its connections to the service, and each connection has the settings that it began with."""
     recipient, size = small["address"], 30 * 2**20
-    assert "is larger than the mailbox" in rcpt(mail, recipient, size)[1]
+    assert rcpt(mail, recipient, size)[0] == 552
     words = request.getfixturevalue("reworded")
     assert until("the new answer", lambda: words in rcpt(mail, recipient, size)[1])
