@@ -111,6 +111,7 @@ class Load:
             self.by_unit("mail_cpu_stock", stock, n)
 
     def by_unit(self, name: str, flow: Flow, n: int) -> None:
+        """Note what each service used, the largest first."""
         for unit, used in sorted(flow.units.items(), key=lambda row: -row[1]):
             if used >= LEAST:
                 self.bench.note(f"{name}_{unit}", used, "ms/message", n=n)

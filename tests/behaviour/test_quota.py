@@ -135,20 +135,13 @@ def test_an_unknown_or_odd_recipient_is_no_business_of_the_quota_service(host: H
         assert host.check_output("python3 -c %s %s", ASK, request) == "action=DUNNO", recipient
 
 
-@pytest.fixture
-def reworded(host: Host) -> Iterator[str]:
-    """Dovecot after a reload of other settings: words of its refusals. Afterwards as before."""
-    words = "In other words:"
-    saved = "/root/dovecot.conf.test_quota"
-    host.check_output(f"cp -a /etc/dovecot/dovecot.conf {saved}")
-    host.check_output(f"sed -Ei 's/Mailbox has no room|Message is larger/{words} &/' /etc/dovecot/dovecot.conf && doveadm reload")
-    yield words
-    host.check_output(f"mv {saved} /etc/dovecot/dovecot.conf && doveadm reload")
-
-
-def test_new_settings_reach_what_asked_before(mail: MailHost, small: dict[str, Any], request: pytest.FixtureRequest) -> None:
+def test_new_settings_reach_what_asked_before(mail: MailHost, small: dict[str, Any], host: Host) -> None:
     """Postfix keeps its connections to the service, and each connection has the settings that it began with."""
-    recipient, size = small["address"], 30 * 2**20
-    assert rcpt(mail, recipient, size)[0] == 552
-    words = request.getfixturevalue("reworded")
-    assert until("the new answer", lambda: words in rcpt(mail, recipient, size)[1])
+    conf, words, size = "/etc/dovecot/dovecot.conf", "In other words:", 30 * 2**20
+    assert rcpt(mail, small["address"], size)[0] == 552
+    host.check_output("cp -p %s %s.test", conf, conf)
+    try:
+        host.check_output("sed -Ei %s %s && doveadm reload", f"s/Mailbox has no room|Message is larger/{words} &/", conf)
+        assert until("the new answer", lambda: words in rcpt(mail, small["address"], size)[1])
+    finally:
+        host.check_output("mv %s.test %s && doveadm reload", conf, conf)
