@@ -21,7 +21,8 @@ from laboratory import doctor, host, images, machines, network, packages, world
 from laboratory.host import CACHE, STATE, LabError, Process, alive, lock, say, write
 
 COMMANDS = """commands:
-  up [--release trixie|bookworm] [--machines mail world twin]   boot the lab, or what is missing of it
+  up [--release trixie|bookworm] [--machines mail world twin] [--like LAB]
+                            boot the lab, or what is missing of it; its mail host as a copy of that in another lab, which has to be idle
   down                      end the lab and remove everything it made
   status [--json]           what runs, and where its files are
   shell MACHINE             a shell on a machine
@@ -70,9 +71,11 @@ class Lab:
         if machine and not self.running(state, machine):
             raise LabError(f"{machine} does not run in the lab {self.name}; it has {', '.join(state['machines']) or 'nothing'}")
 
-    def up(self, release: str, wanted: list[str]) -> None:
+    def up(self, release: str, wanted: list[str], like: str | None = None) -> None:
         """Boot what does not run yet; what died, or never got ready, is cleaned away first."""
         began = time.monotonic()
+        if like and Lab(like).load()["machines"].get("mail", {}).get("release") != release:
+            raise LabError(f"the lab {like} has no mail host of {release} to copy")
         found = doctor.lacks()
         if found:
             raise LabError("\n".join(["this computer cannot run the lab:", *(f"  {what}\n    → {cure}" for what, cure in found)]))
@@ -94,7 +97,7 @@ class Lab:
             self._network(state)
             missing = [name for name in wanted if name not in state["machines"]]
             if missing:
-                self._boot(state, release, missing)
+                self._boot(state, release, missing, like)
             say(f"lab {self.name}: {', '.join(state['machines'])} up after {time.monotonic() - began:.1f} s")
 
     def _network(self, state: dict[str, Any]) -> None:
@@ -111,7 +114,7 @@ class Lab:
             state["forwarder"] = packages.forward(self.name)
             self.save(state)
 
-    def _boot(self, state: dict[str, Any], release: str, missing: list[str]) -> None:
+    def _boot(self, state: dict[str, Any], release: str, missing: list[str], like: str | None) -> None:
         needed = {name: "world" if name == "world" else release for name in missing}
         with concurrent.futures.ThreadPoolExecutor() as pool:
             making = {image: pool.submit(images.ensure, image, self.name) for image in set(needed.values())}
@@ -123,7 +126,7 @@ class Lab:
                 state["machines"][name] = {"image": str(where), "release": "trixie" if name == "world" else release, "ready": False}
                 self.save(state)
                 machines.stop(self.name, name, None)
-                machines.prepare(self.name, machines.MACHINES[name], where)
+                machines.prepare(self.name, machines.MACHINES[name], where, like if name == "mail" else None)
                 state["machines"][name]["process"] = machines.start(self.name, machines.MACHINES[name])
                 self.save(state)
             settling = {name: pool.submit(self._settle, name, Process(*state["machines"][name]["process"])) for name in missing}
@@ -259,6 +262,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     up = commands.add_parser("up")
     up.add_argument("--release", choices=images.RELEASES, default="trixie")
     up.add_argument("--machines", nargs="+", choices=sorted(machines.MACHINES), default=["mail", "world"])
+    up.add_argument("--like", metavar="LAB")
     commands.add_parser("down")
     commands.add_parser("status").add_argument("--json", action="store_true")
     for command in ("shell", "run"):
@@ -290,7 +294,7 @@ def main(words: list[str]) -> int:
         lab = Lab(asked.lab)
         match asked.command:
             case "up":
-                lab.up(asked.release, asked.machines)
+                lab.up(asked.release, asked.machines, asked.like)
             case "down":
                 lab.down()
             case "status":

@@ -15,6 +15,8 @@ from .host import STATE, LabError, Process, alive, end, every_pid, process, run,
 
 CGROUPS = Path("/sys/fs/cgroup")
 WORLD_TREE = Path(__file__).parent.parent / "world"
+# What a mail host has from the world of its lab, and a copy has to get from that of its own: certificates, and what it has in the DNS.
+OF_THE_WORLD = [f"etc/letsencrypt/{name}" for name in ("accounts", "archive", "live", "renewal")] + ["var/lib/mailwright/dns"]
 RESOLVER = 2
 
 
@@ -61,7 +63,7 @@ def known_hosts(keys: dict[str, str]) -> str:
 
 
 def ssh_config(lab: str) -> str:
-    """For `ssh -F`: every machine by its name, from inside the namespace."""
+    """For `ssh -F`: every machine by its name, from inside the namespace; commands share a connection, as a new one costs a login."""
     keys = home(lab) / "ssh"
     lines = []
     for machine in MACHINES.values():
@@ -76,6 +78,10 @@ def ssh_config(lab: str) -> str:
         "  StrictHostKeyChecking yes",
         "  BatchMode yes",
         "  LogLevel ERROR",
+        f"  ControlPath {keys}/%n.sock",
+        "  ControlMaster auto",
+        "  ControlPersist 60",
+        "  ServerAliveInterval 5",
     ]
     return "\n".join(lines) + "\n"
 
@@ -120,11 +126,15 @@ class _Upper:
         write(self.root / path, text, mode)
 
 
-def prepare(lab: str, machine: Machine, image: Path) -> None:
-    """Lay out the machine's directory and all that is its own in the writable layer."""
+def prepare(lab: str, machine: Machine, image: Path, like: str | None = None) -> None:
+    """Lay out the machine's directory and all that is its own in the writable layer; the rest of that comes from the lab `like`."""
     base = _directory(lab, machine.name)
     for part in ("upper", "work", "root"):
         (base / part).mkdir(parents=True)
+    if like:
+        run(["cp", "--archive", "--no-target-directory", _directory(like, machine.name) / "upper", base / "upper"])
+        for path in OF_THE_WORLD:
+            shutil.rmtree(base / "upper" / path, ignore_errors=True)
     keys = home(lab) / "ssh"
     upper = _Upper(base / "upper", image)
     upper.file("etc/machine-id", uuid.uuid4().hex + "\n", 0o444)
@@ -165,6 +175,8 @@ def hierarchies() -> list[Path]:
 
 def _boot_script(lab: str, name: str, image: Path) -> str:
     base = _directory(lab, name)
+    # Tests need no disk that survives a crash of this computer: without it, what calls fsync does not wait.
+    volatile = ",volatile" if os.environ.get("MAILWRIGHT_LAB_DISK") == "volatile" else ""
     unit = f"mw-{lab}-{name}"
     options = ["--quiet", "--boot", "--register=no", f"--directory={base}/root", f"--machine={unit}"]
     options += [f"--hostname={name}", "--network-bridge=br0", "--console=pipe", "--link-journal=no"]
@@ -176,7 +188,7 @@ def _boot_script(lab: str, name: str, image: Path) -> str:
         for hierarchy in hierarchies():
             lines += [f"mkdir -p {hierarchy}/{unit}", f"echo $$ >{hierarchy}/{unit}/cgroup.procs"]
     lines += [
-        f"mount -t overlay overlay -o lowerdir={image},upperdir={base}/upper,workdir={base}/work {base}/root",
+        f"mount -t overlay overlay -o lowerdir={image},upperdir={base}/upper,workdir={base}/work{volatile} {base}/root",
         "# nspawn leaves the lock of its root behind when it is killed; its name is noted for the one who does.",
         f"stat -c /run/systemd/nspawn/locks/inode-%d:%i {base}/root >{base}/lock",
         f"chroot {base}/root update-ca-certificates >/dev/null 2>&1",
