@@ -23,17 +23,11 @@ sys.path.insert(0, str(ROOT / "molecule/shared"))
 
 import correspondent  # noqa: E402  (needs the path above)
 import hosts  # noqa: E402  (needs the path above)
+from sharing import pytest_addoption, pytest_runtestloop  # noqa: E402, F401  (hooks of pytest)
 
 # What matters in a journal: the ways of mail, and what went wrong.
 WORTH_TELLING = "status=|reject|NOQUEUE|from=<|warning|error|fatal|[Ff]ail|timeout|timed out|Start|Stop|SERVFAIL"
 LOG = f"grep -Ev 'session-|user@|runtime-dir|agent' | grep -E '{WORTH_TELLING}' | tail -n 50"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what edits inventories, so that it can run on a host of its own (molecule/shared/test-releases)."""
-    for item in items:
-        if hasattr(getattr(item, "module", None), "edited_lab") or hasattr(getattr(item, "module", None), "Site"):
-            item.add_marker("edits")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,279 @@
+"""`make test`: every check, and at the end a table of what ran, how long it took and what it found.
+
+First lint, unit and template tests; then, for each release given, the molecule scenario and the behaviour tests in labs side by side.
+The labs of a release share its behaviour test files (tests/behaviour/sharing.py). What is printed is prefixed with the part's name and kept
+in build/<part>.log; the table is kept in build/test-report.txt. A run that is cut off ends with the same table, and says what had not run.
+Where the machine cannot boot the lab, it says why and leaves the labs out; in CI (CI=true) that is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT / "molecule/shared"
+BUILD = ROOT / "build"
+BIN = Path(sys.executable).parent
+TIMES = ROOT / "tests/behaviour/times.json"
+# Free memory for a lab, with its tests and the playbooks they run.
+GIB_PER_LAB = 2
+# The last line of pytest.
+SUMMARY = re.compile(r"(\d+ (?:passed|failed|errors?)(?:, \d+ \w+)*) in [\d.]+s")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+WORTH_REPEATING = re.compile(r"(E  |LOG |fatal:|FAILED |ERROR |_{3,} .* _{3,}$)")
+
+
+@dataclass
+class Part:
+    """One line of the table."""
+
+    name: str
+    release: str = ""
+    began: float = 0.0
+    seconds: float = 0.0
+    outcome: str = "not run"
+    passed: str = ""
+
+    @property
+    def label(self) -> str:
+        return "-".join(word for word in (self.release, self.name) if word)
+
+    @property
+    def log(self) -> Path:
+        return BUILD / f"{self.label}.log"
+
+
+@dataclass
+class Suite:
+    """The parts of a run, and the processes that run now."""
+
+    releases: list[str]
+    parts: list[Part] = field(default_factory=list)
+    running: set[int] = field(default_factory=set)
+    cut_off: str = ""
+    printing: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, line: str) -> None:
+        with self.printing:
+            print(line, flush=True)
+
+    def part(self, name: str, release: str = "") -> Part:
+        made = Part(name, release)
+        self.parts.append(made)
+        return made
+
+    def run(self, part: Part, *commands: list[str | Path], **environment: str) -> bool:
+        """Run commands until one fails; their output is the part's."""
+        if self.cut_off:
+            return False
+        part.began, part.outcome = time.monotonic(), "cut off"
+        ok = True
+        with part.log.open("w") as log:
+            for command in commands:
+                ok = ok and not self.cut_off and self._command(part, command, environment, log)
+        part.seconds = time.monotonic() - part.began
+        if not self.cut_off:
+            part.outcome = "ok" if ok else "FAILED"
+        said = SUMMARY.findall(COLOUR.sub("", part.log.read_text()))
+        part.passed = said[-1] if said else ""
+        return ok
+
+    def _command(self, part: Part, command: list[str | Path], environment: dict[str, str], log: IO[str]) -> bool:
+        with subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            self.running.add(process.pid)
+            for line in process.stdout or ():
+                log.write(line)
+                log.flush()
+                self.say(f"[{part.label}] {line.rstrip()}")
+        self.running.discard(process.pid)
+        return process.returncode == 0
+
+    def stop(self, number: int, _frame: FrameType | None) -> None:
+        """End what runs; the parts return, and the table says how far they came."""
+        self.cut_off = signal.Signals(number).name
+        for pid in list(self.running):
+            try:
+                os.killpg(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+
+    # -- the parts
+
+    def check(self) -> bool:
+        parts = [self.part("lint"), self.part("unit")]
+        with ThreadPoolExecutor() as pool:
+            return all(pool.map(lambda part: self.run(part, ["make", "--no-print-directory", part.name]), parts))
+
+    def labs(self) -> bool:
+        """The labs of all releases at once."""
+        # As many as there is memory for, and keep the cores busy.
+        number = max(1, min(_free_gib() // GIB_PER_LAB // len(self.releases), 1 + (os.cpu_count() or 1) // 2))
+        images = self.part("images")
+        parts = {release: self._parts(release, number) for release in self.releases}
+        for release in self.releases:
+            shutil.rmtree(_share(release), ignore_errors=True)
+            _share(release).mkdir()
+        if not self.run(images, [sys.executable, SHARED / "lab.py", "images"]):
+            return False
+        with ThreadPoolExecutor(len(parts)) as pool:
+            return all(list(pool.map(self._release, parts.keys(), parts.values())))
+
+    def _parts(self, release: str, number: int) -> list[tuple[Part, Part]]:
+        """For each lab: what makes its mail host, and what tests it."""
+        return [
+            (self.part("scenario" if lab == 1 else f"copy {lab}", release), self.part(f"behaviour {lab}", release))
+            for lab in range(1, number + 1)
+        ]
+
+    def _release(self, release: str, parts: list[tuple[Part, Part]]) -> bool:
+        """The scenario makes a host; copies of it, and then the host itself, run behaviour tests until no file is left."""
+        names = [f"test-{release}-{number}" for number, _ in enumerate(parts, start=1)]
+        made = BUILD / f"molecule-{release}"
+        shutil.rmtree(made, ignore_errors=True)
+        playbook = [BIN / "ansible-playbook", "-i", ROOT / "inventories/lab", SHARED / "model.yml"]
+        try:
+            return self.run(
+                parts[0][0],
+                # What an earlier run left behind, finished or not.
+                *(_lab(name, "down") for name in names),
+                [BIN / "molecule", "test", "--destroy=never"],
+                [*playbook, "-e", f"model_file={BUILD / f'{names[0]}-model.json'}"],
+                *(_lab(name, "up", "--release", release, "--like", names[0]) for name in names[1:]),
+                **_environment(names[0]),
+                RELEASE=release,
+                MOLECULE_EPHEMERAL_DIRECTORY=str(made),
+            ) and self._tests(release, names, parts)
+        finally:
+            for name in names:
+                subprocess.run(list(map(str, _lab(name, "down"))), check=False, capture_output=True)
+
+    def _tests(self, release: str, names: list[str], parts: list[tuple[Part, Part]]) -> bool:
+        pytest = [BIN / "pytest", "-v", "-o", "console_output_style=classic", "--durations=15", "--share", _share(release)]
+
+        def one(name: str, parts: tuple[Part, Part]) -> bool:
+            converge = [sys.executable, SHARED / "demo.py", "--release", release, "--lab", name, "--converge-only"]
+            ready = name == names[0] or self.run(parts[0], converge, **_environment(name))
+            return ready and self.run(parts[1], _lab(name, "exec", "--", *pytest, "tests/behaviour"), **_environment(name))
+
+        with ThreadPoolExecutor(len(names)) as pool:
+            return all(list(pool.map(one, names, parts)))
+
+    # -- the report
+
+    def report(self) -> str:
+        """The table: parts, what had not run, the slowest files."""
+        lines = ["", f"{'part':14} {'release':9} {'minutes':>7}  {'outcome':8} tests"]
+        for part in self.parts:
+            lines.append(f"{part.name:14} {part.release or '-':9} {part.seconds / 60:7.1f}  {part.outcome:8} {part.passed}".rstrip())
+        files = {(release, path.name): _noted(path) for release in self.releases for path in _share(release).glob("test_*.py")}
+        slowest = sorted(files.items(), key=lambda entry: -float(entry[1].get("seconds", 0)))[:10]
+        lines += ["", f"{'slowest file':32} {'release':9} {'minutes':>7}  lab" if slowest else ""]
+        lines += [f"{name:32} {release:9} {note['seconds'] / 60:7.1f}  {note['lab']}" for (release, name), note in slowest if note]
+        for release in self.releases:
+            every = {path.name for path in (ROOT / "tests/behaviour").glob("test_*.py")}
+            left = sorted(name for name in every if not files.get((release, name), {}).get("done"))
+            if left:
+                lines += ["", f"Not run on {release}, or not to the end: {', '.join(left)}"]
+        if self.cut_off:
+            lines += ["", f"The run was cut off by {self.cut_off}."]
+        return "\n".join(lines)
+
+    def failures(self) -> str:
+        """What failed, told once more: the lines are far above by now."""
+        lines = []
+        for part in self.parts:
+            if part.outcome == "FAILED":
+                said = part.log.read_text().splitlines()
+                lines += ["", f"FAILED: {part.label}, from build/{part.log.name}:"]
+                lines += [line for line in said if WORTH_REPEATING.match(line)][-150:] or said[-40:]
+        return "\n".join(lines)
+
+
+def _free_gib() -> int:
+    found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    assert found
+    return int(found[1]) // 2**20
+
+
+def _lab(name: str, *words: str | Path) -> list[str | Path]:
+    return [sys.executable, SHARED / "lab.py", "--lab", name, *words]
+
+
+def _environment(name: str) -> dict[str, str]:
+    return {"MAILWRIGHT_LAB": name, "MAILWRIGHT_LAB_DISK": "volatile"}
+
+
+def _share(release: str) -> Path:
+    return BUILD / f"share-{release}"
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    text = path.read_text()
+    return dict(json.loads(text)) if text else {}
+
+
+def keep_times() -> None:
+    """Keep what each file took in the last run, the longer of the releases, for the order of the next one."""
+    times: dict[str, int] = {}
+    for path in BUILD.glob("share-*/test_*.py"):
+        note = _noted(path)
+        if note.get("done"):
+            times[path.name] = max(times.get(path.name, 0), round(note["seconds"]))
+    TIMES.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("releases", nargs="*", default=["bookworm", "trixie"])
+    parser.add_argument("--keep-times", action="store_true", help="only write tests/behaviour/times.json from the last run")
+    parser.add_argument("--labs-only", action="store_true", help="leave lint and unit tests out")
+    options = parser.parse_args()
+    if options.keep_times:
+        keep_times()
+        return 0
+    BUILD.mkdir(exist_ok=True)
+    suite = Suite(options.releases)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, suite.stop)
+    began = time.monotonic()
+    ok = options.labs_only or suite.check()
+    if ok:
+        doctor = subprocess.run([sys.executable, SHARED / "lab.py", "doctor"], check=False, capture_output=True, text=True)
+        if doctor.returncode == 0:
+            ok = suite.labs()
+        else:
+            print(f"Left out: scenario and behaviour tests, because this machine cannot boot the lab:\n{doctor.stdout}{doctor.stderr}")
+            ok = os.environ.get("CI") != "true"
+    report = f"{suite.report()}\n\n{(time.monotonic() - began) / 60:.1f} minutes in all\n"
+    (BUILD / "test-report.txt").write_text(report)
+    print(suite.failures())
+    print(report, flush=True)
+    return 0 if ok and not suite.cut_off else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
