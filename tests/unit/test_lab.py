@@ -296,3 +296,33 @@ def test_a_lab_of_an_older_checkout_gets_the_certificates_that_are_new(tmp_path:
     ca = x509.load_pem_x509_certificate(after["ca.pem"])
     for name in ("mx.good.test", "mx.smart.test", "mx.expired.test"):
         x509.load_pem_x509_certificate(after[f"{name}.pem"]).verify_directly_issued_by(ca)
+
+
+# Copies
+
+
+def test_a_copy_of_a_mail_host_has_what_is_its_own_and_nothing_of_the_other_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lay(lab: str, *files: str) -> None:
+        for file in files:
+            (tmp_path / lab / file).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / lab / file).write_text(f"{lab}\n")
+
+    monkeypatch.setattr(machines, "STATE", tmp_path)
+    of_the_world = ["etc/letsencrypt/live/x/cert.pem", "etc/letsencrypt/accounts/x", "var/lib/mailwright/dns/published.json"]
+    kept = ["etc/postfix/main.cf", "etc/letsencrypt/renewal-hooks/deploy/x", "var/lib/mailwright/tls/default/key.pem"]
+    lay("one", *(f"machines/mail/upper/{path}" for path in (*of_the_world, *kept, "etc/ssh/ssh_host_ed25519_key")))
+    lay("two", "ssh/host-mail", "ssh/host-mail.pub", "ssh/id_ed25519.pub", "ca/ca.pem")
+    (tmp_path / "image").mkdir()
+    machines.prepare("two", machines.MACHINES["mail"], tmp_path / "image", like="one")
+    upper = tmp_path / "two/machines/mail/upper"
+    assert [path for path in of_the_world if (upper / path).exists()] == []
+    assert {(upper / path).read_text() for path in kept} == {"one\n"}
+    assert (upper / "etc/ssh/ssh_host_ed25519_key").read_text() == "two\n"
+    assert all((tmp_path / "one/machines/mail/upper" / path).exists() for path in of_the_world)
+
+
+@pytest.mark.parametrize(("wanted", "volatile"), [("volatile", True), ("", False)])
+def test_only_labs_that_ask_for_it_do_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch, wanted: str, volatile: bool) -> None:
+    monkeypatch.setenv("MAILWRIGHT_LAB_DISK", wanted)
+    script = machines._boot_script("demo", "mail", Path("/image"))
+    assert (",volatile " in script) is volatile
