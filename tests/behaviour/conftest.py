@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT / "molecule/shared"))
 
 import correspondent  # noqa: E402  (needs the path above)
 import hosts  # noqa: E402  (needs the path above)
-from sharing import pytest_addoption, pytest_runtestloop  # noqa: E402, F401  (hooks of pytest)
+from sharing import pytest_addoption, pytest_configure, pytest_runtestloop  # noqa: E402, F401  (hooks of pytest)
 
 # What matters in a journal: the ways of mail, and what went wrong.
 WORTH_TELLING = "status=|reject|NOQUEUE|from=<|warning|error|fatal|[Ff]ail|timeout|timed out|Start|Stop|SERVFAIL"

@@ -22,6 +22,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", type=Path, metavar="DIR", help="run only files that no other pytest with the same DIR has claimed")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--share"):
+        config.pluginmanager.register(_AtOnce(config))
+
+
+class _AtOnce:
+    """Tells a failure when it happens: pytest itself does so at its end, which a run that is cut off does not reach."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            terminal = self._config.pluginmanager.getplugin("terminalreporter")
+            terminal.ensure_newline()
+            terminal.write_line(f"FAILED {report.nodeid} ({report.when})")
+            terminal.write_line(report.longreprtext)
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     share: Path | None = session.config.getoption("--share")
     if share is None or session.testsfailed or session.config.option.collectonly:

@@ -101,7 +101,8 @@ def test_each_file_runs_once_the_longest_first(tmp_path: Path) -> None:
     share.mkdir()
     (tests / "conftest.py").write_text(
         f"import sys\nsys.path.insert(0, {str(PROJECT / 'tests/behaviour')!r})\nimport sharing\nfrom pathlib import Path\n"
-        "from sharing import pytest_addoption, pytest_runtestloop\nsharing.TIMES = Path(__file__).with_name('times.json')\n"
+        "from sharing import pytest_addoption, pytest_configure, pytest_runtestloop\n"
+        "sharing.TIMES = Path(__file__).with_name('times.json')\n"
     )
     (tests / "times.json").write_text('{"test_long.py": 30, "test_short.py": 3, "test_taken.py": 300}')
     for name, verdict in (("long", "False"), ("short", "True"), ("taken", "True")):
@@ -116,6 +117,9 @@ def test_each_file_runs_once_the_longest_first(tmp_path: Path) -> None:
         *["tests/test_long.py"] * 2,
         *["tests/test_short.py"] * 2,
     ]
+    told = done.stdout.index("FAILED tests/test_long.py::test_more (call)\n")
+    assert told < done.stdout.index("test_short.py::"), "at once, with the reason"
+    assert "assert False" in done.stdout[told : done.stdout.index("test_short.py::")]
     notes = {path.name: json.loads(path.read_text() or "null") for path in share.iterdir()}
     for found in notes.values():
         assert not found or found.pop("seconds") > 0
