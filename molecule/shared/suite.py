@@ -176,8 +176,10 @@ class Suite:
 
         def one(name: str, parts: tuple[Part, Part]) -> bool:
             converge = [sys.executable, SHARED / "demo.py", "--release", release, "--lab", name, "--converge-only"]
-            ready = name == names[0] or self.run(parts[0], converge, **_environment(name))
-            return ready and self.run(parts[1], _lab(name, "exec", "--", *pytest, "tests/behaviour"), **_environment(name))
+            copied = name != names[0]
+            ready = not copied or self.run(parts[0], converge, **_environment(name))
+            words = [*pytest, *(["--copied"] if copied else []), "tests/behaviour"]
+            return ready and self.run(parts[1], _lab(name, "exec", "--", *words), **_environment(name))
 
         with ThreadPoolExecutor(len(names)) as pool:
             return all(list(pool.map(one, names, parts)))

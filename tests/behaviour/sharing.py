@@ -1,7 +1,8 @@
 """Several labs share the test files of one run: each takes the next file that nobody has, the longest first.
 
 With `--share DIR`, every pytest of a release collects all files and claims one after the other in DIR, where the outcome of each is kept
-for the table of `make test` (molecule/shared/suite.py). Without it nothing changes.
+for the table of `make test` (molecule/shared/suite.py). Files marked `from_bare` are about the way from a bare host to this one: they come
+first, and `--copied` leaves them to another lab. Without `--share` nothing changes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ TIMES = Path(__file__).with_name("times.json")  # file → seconds; `make times`
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--share", type=Path, metavar="DIR", help="run only files that no other pytest with the same DIR has claimed")
+    parser.addoption("--copied", action="store_true", help="this lab's mail host is a copy of another's")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -45,7 +47,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     share: Path | None = session.config.getoption("--share")
     if share is None or session.testsfailed or session.config.option.collectonly:
         return None
-    for item, following in pairwise(chain(_claimed(share, session.items), [None])):
+    for item, following in pairwise(chain(_claimed(share, session.items, session.config.getoption("--copied")), [None])):
         assert item is not None
         began, failed = time.monotonic(), session.testsfailed
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
@@ -57,14 +59,17 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     return True
 
 
-def _claimed(share: Path, items: list[pytest.Item]) -> Iterator[pytest.Item]:
+def _claimed(share: Path, items: list[pytest.Item], copied: bool) -> Iterator[pytest.Item]:
     """The tests of the files that this pytest gets. A file is claimed when the last test of the one before it begins."""
     files: dict[Path, list[pytest.Item]] = {}
     for item in items:
         files.setdefault(item.path, []).append(item)
     times: dict[str, float] = json.loads(TIMES.read_text())
+    from_bare = {path for path, tests in files.items() if tests[0].get_closest_marker("from_bare")}
     # A new file may be a long one.
-    for path in sorted(files, key=lambda path: -times.get(path.name, 600)):
+    for path in sorted(files, key=lambda path: (path not in from_bare, -times.get(path.name, 600))):
+        if copied and path in from_bare:
+            continue
         try:
             (share / path.name).open("x").close()
         except FileExistsError:

@@ -184,18 +184,20 @@ class Traffic:
         self.selectors: dict[str, set[str]] = {}
         self.raw: list[bytes] = []
         self.wrong: list[str] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._write, self._read)]
+        self._over, self._written = threading.Event(), threading.Event()
+        self._writer, self._reader = (threading.Thread(target=work) for work in (self._write, self._read))
 
     def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
+        self._writer.start()
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        for thread in self._threads:
-            thread.join()
+        self._writer.join()
+        # Only now it is known what the last message was.
+        self._written.set()
+        self._reader.join()
 
     def settle(self) -> None:
         """Until a message that was sent from now on has been received."""
@@ -220,7 +222,7 @@ class Traffic:
         fetch = f"cd {folder} 2>/dev/null && tar c --remove-files --transform 's,^./,,' $(ls) 2>/dev/null || true"
         end = None
         while end is None or (len(self.selectors) < len(self.sent) and time.monotonic() < end):
-            if self._over.is_set() and end is None:
+            if self._written.is_set() and end is None:
                 end = time.monotonic() + 120
             data = hosts.run_on("world", "sh", "-c", fetch)
             if data:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from testinfra.host import Host
+
+pytestmark = pytest.mark.from_bare
 
 # What has nothing to do with the inventory: (who says it, what).
 KNOWN = (

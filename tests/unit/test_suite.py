@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,8 +96,9 @@ def test_a_whole_run_lists_the_slowest_files_and_can_keep_their_times(run: suite
     assert json.loads(suite.TIMES.read_text()) == {"test_one.py": 90, "test_two.py": 180}
 
 
-def test_each_file_runs_once_the_longest_first(tmp_path: Path) -> None:
-    """Three files: one that another lab has, a short one, and a long one that fails."""
+@pytest.fixture
+def shared(tmp_path: Path) -> Callable[..., tuple[str, dict[str, Any]]]:
+    """Runs a project of three files, a short one, a long one that fails and one about bare hosts: what pytest says, and what is noted."""
     tests, share = tmp_path / "tests", tmp_path / "share"
     tests.mkdir()
     share.mkdir()
@@ -104,27 +107,49 @@ def test_each_file_runs_once_the_longest_first(tmp_path: Path) -> None:
         "from sharing import pytest_addoption, pytest_configure, pytest_runtestloop\n"
         "sharing.TIMES = Path(__file__).with_name('times.json')\n"
     )
-    (tests / "times.json").write_text('{"test_long.py": 30, "test_short.py": 3, "test_taken.py": 300}')
-    for name, verdict in (("long", "False"), ("short", "True"), ("taken", "True")):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = from_bare: x\n")
+    (tests / "times.json").write_text('{"test_bare.py": 1, "test_long.py": 30, "test_short.py": 3}')
+    for name, verdict in (("bare", "True"), ("long", "False"), ("short", "True")):
         (tests / f"test_{name}.py").write_text(f"def test_it():\n    assert True\n\ndef test_more():\n    assert {verdict}\n")
-    (share / "test_taken.py").touch()
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "--share", str(share)]
-    done = subprocess.run(
-        [*command, str(tests)], env={"MAILWRIGHT_LAB": "here", "PATH": ""}, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert [line.split("::")[0] for line in done.stdout.splitlines() if "::" in line and "%" in line] == [
-        *["tests/test_long.py"] * 2,
-        *["tests/test_short.py"] * 2,
-    ]
-    told = done.stdout.index("FAILED tests/test_long.py::test_more (call)\n")
-    assert told < done.stdout.index("test_short.py::"), "at once, with the reason"
-    assert "assert False" in done.stdout[told : done.stdout.index("test_short.py::")]
-    notes = {path.name: json.loads(path.read_text() or "null") for path in share.iterdir()}
-    for found in notes.values():
-        assert not found or found.pop("seconds") > 0
+    with (tests / "test_bare.py").open("a") as file:
+        file.write("\nimport pytest\npytestmark = pytest.mark.from_bare\n")
+
+    def run(*options: str) -> tuple[str, dict[str, Any]]:
+        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", tmp_path, "--share", share, *options, tests]
+        environment = {"MAILWRIGHT_LAB": "here", "PATH": ""}
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1), done.stdout + done.stderr
+        notes = {path.name: json.loads(path.read_text() or "null") for path in share.iterdir()}
+        for note in notes.values():
+            assert not note or note.pop("seconds") > 0
+        return done.stdout, notes
+
+    return run
+
+
+def files_of(output: str) -> list[str]:
+    """The files of the tests that ran, in their order."""
+    return [line.partition("/")[2].partition("::")[0] for line in output.splitlines() if "::" in line and "%" in line]
+
+
+def test_each_file_runs_once_the_longest_first(shared: Callable[..., tuple[str, dict[str, Any]]], tmp_path: Path) -> None:
+    (tmp_path / "share/test_bare.py").touch()
+    output, notes = shared()
+    assert files_of(output) == [*["test_long.py"] * 2, *["test_short.py"] * 2]
     assert notes == {
+        "test_bare.py": None,
         "test_long.py": {"lab": "here", "tests": 2, "failed": 1, "done": True},
         "test_short.py": {"lab": "here", "tests": 2, "failed": 0, "done": True},
-        "test_taken.py": None,
     }
+    assert files_of(shared()[0]) == []
+
+
+def test_a_failure_is_told_at_once_and_with_its_reason(shared: Callable[..., tuple[str, dict[str, Any]]]) -> None:
+    output, _ = shared()
+    told = output[output.index("FAILED tests/test_long.py::test_more (call)\n") :]
+    assert "assert False" in told[: told.index("test_short.py::")]
+
+
+def test_what_is_about_a_bare_host_comes_first_and_never_on_a_copy(shared: Callable[..., tuple[str, dict[str, Any]]]) -> None:
+    assert files_of(shared("--copied")[0]) == [*["test_long.py"] * 2, *["test_short.py"] * 2]
+    assert files_of(shared()[0]) == ["test_bare.py"] * 2
