@@ -309,7 +309,7 @@ def test_a_copy_of_a_mail_host_has_what_is_its_own_and_nothing_of_the_other_worl
 
     monkeypatch.setattr(machines, "STATE", tmp_path)
     of_the_world = ["etc/letsencrypt/live/x/cert.pem", "etc/letsencrypt/accounts/x", "var/lib/mailwright/dns/published.json"]
-    kept = ["etc/postfix/main.cf", "etc/letsencrypt/renewal-hooks/deploy/x", "var/lib/mailwright/tls/default/key.pem"]
+    kept = ["etc/postfix/main.cf", "etc/resolv.conf", "etc/letsencrypt/renewal-hooks/deploy/x", "var/lib/mailwright/tls/default/key.pem"]
     lay("one", *(f"machines/mail/upper/{path}" for path in (*of_the_world, *kept, "etc/ssh/ssh_host_ed25519_key")))
     lay("two", "ssh/host-mail", "ssh/host-mail.pub", "ssh/id_ed25519.pub", "ca/ca.pem")
     (tmp_path / "image").mkdir()

@@ -138,9 +138,11 @@ def prepare(lab: str, machine: Machine, image: Path, like: str | None = None) ->
     keys = home(lab) / "ssh"
     upper = _Upper(base / "upper", image)
     upper.file("etc/machine-id", uuid.uuid4().hex + "\n", 0o444)
-    upper.file("etc/hostname", machine.name + "\n")
-    upper.file("etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {machine.fqdn} {machine.name}\n")
-    upper.file("etc/resolv.conf", f"nameserver {network.v4(RESOLVER)}\nnameserver {network.v6(RESOLVER)}\n")
+    if not like:
+        # As a provider would; a mail host has its own by now.
+        upper.file("etc/hostname", machine.name + "\n")
+        upper.file("etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {machine.fqdn} {machine.name}\n")
+        upper.file("etc/resolv.conf", f"nameserver {network.v4(RESOLVER)}\nnameserver {network.v6(RESOLVER)}\n")
     # Named so that it comes before the 80-container-host0.network which systemd ships.
     upper.file("etc/systemd/network/10-host0.network", network_unit(machine))
     upper.file("etc/apt/apt.conf.d/01lab", f'Acquire::http::Proxy "{packages.proxy()}";\n')
