@@ -9,6 +9,7 @@ Where the machine cannot boot the lab, it says why and leaves the labs out; in C
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -43,14 +44,13 @@ class Part:
 
     name: str
     release: str = ""
-    began: float = 0.0
     seconds: float = 0.0
     outcome: str = "not run"
     passed: str = ""
 
     @property
     def label(self) -> str:
-        return "-".join(word for word in (self.release, self.name) if word)
+        return "-".join([self.release, *self.name.split()]).strip("-")
 
     @property
     def log(self) -> Path:
@@ -80,12 +80,11 @@ class Suite:
         """Run commands until one fails; their output is the part's."""
         if self.cut_off:
             return False
-        part.began, part.outcome = time.monotonic(), "cut off"
-        ok = True
+        began, part.outcome, ok = time.monotonic(), "cut off", True
         with part.log.open("w") as log:
             for command in commands:
                 ok = ok and not self.cut_off and self._command(part, command, environment, log)
-        part.seconds = time.monotonic() - part.began
+        part.seconds = time.monotonic() - began
         if not self.cut_off:
             part.outcome = "ok" if ok else "FAILED"
         said = SUMMARY.findall(COLOUR.sub("", part.log.read_text()))
@@ -105,6 +104,8 @@ class Suite:
             start_new_session=True,
         ) as process:
             self.running.add(process.pid)
+            if self.cut_off:
+                self._end(process.pid)
             for line in process.stdout or ():
                 log.write(line)
                 log.flush()
@@ -116,10 +117,11 @@ class Suite:
         """End what runs; the parts return, and the table says how far they came."""
         self.cut_off = signal.Signals(number).name
         for pid in list(self.running):
-            try:
-                os.killpg(pid, signal.SIGTERM)
-            except ProcessLookupError:
-                continue
+            self._end(pid)
+
+    def _end(self, group: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
 
     # -- the parts
 
@@ -130,13 +132,14 @@ class Suite:
 
     def labs(self) -> bool:
         """The labs of all releases at once."""
+        doctor = subprocess.run([sys.executable, SHARED / "lab.py", "doctor"], check=False, capture_output=True, text=True)
+        if doctor.returncode != 0:
+            self.say(f"Left out: scenario and behaviour tests, because this machine cannot boot the lab:\n{doctor.stdout}{doctor.stderr}")
+            return os.environ.get("CI") != "true"
         # As many as there is memory for, and keep the cores busy.
         number = max(1, min(_free_gib() // GIB_PER_LAB // len(self.releases), 1 + (os.cpu_count() or 1) // 2))
         images = self.part("images")
         parts = {release: self._parts(release, number) for release in self.releases}
-        for release in self.releases:
-            shutil.rmtree(_share(release), ignore_errors=True)
-            _share(release).mkdir()
         if not self.run(images, [sys.executable, SHARED / "lab.py", "images"]):
             return False
         with ThreadPoolExecutor(len(parts)) as pool:
@@ -257,23 +260,21 @@ def main() -> int:
     if options.keep_times:
         keep_times()
         return 0
-    BUILD.mkdir(exist_ok=True)
     suite = Suite(options.releases)
+    for release in suite.releases:
+        shutil.rmtree(_share(release), ignore_errors=True)
+        _share(release).mkdir(parents=True)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, suite.stop)
     began = time.monotonic()
-    ok = options.labs_only or suite.check()
-    if ok:
-        doctor = subprocess.run([sys.executable, SHARED / "lab.py", "doctor"], check=False, capture_output=True, text=True)
-        if doctor.returncode == 0:
-            ok = suite.labs()
-        else:
-            print(f"Left out: scenario and behaviour tests, because this machine cannot boot the lab:\n{doctor.stdout}{doctor.stderr}")
-            ok = os.environ.get("CI") != "true"
-    report = f"{suite.report()}\n\n{(time.monotonic() - began) / 60:.1f} minutes in all\n"
-    (BUILD / "test-report.txt").write_text(report)
-    print(suite.failures())
-    print(report, flush=True)
+    ok = False
+    try:
+        ok = (options.labs_only or suite.check()) and suite.labs()
+    finally:
+        print(suite.failures())
+        report = f"{suite.report()}\n\n{(time.monotonic() - began) / 60:.1f} minutes in all\n"
+        (BUILD / "test-report.txt").write_text(report)
+        print(report, flush=True)
     return 0 if ok and not suite.cut_off else 1
 
 

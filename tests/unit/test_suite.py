@@ -58,7 +58,7 @@ def test_a_part_fails_with_its_first_command_that_fails_and_is_told_again_at_the
     assert not run.run(part, ["sh", "-c", "echo 'E   it rains'; exit 1"], ["echo", "never"])
     assert part.outcome == "FAILED"
     assert "never" not in part.log.read_text()
-    assert run.failures().splitlines()[1:] == ["FAILED: trixie-behaviour 1, from build/trixie-behaviour 1.log:", "E   it rains"]
+    assert run.failures().splitlines()[1:] == ["FAILED: trixie-behaviour-1, from build/trixie-behaviour-1.log:", "E   it rains"]
 
 
 def test_a_run_that_is_cut_off_says_what_had_not_run(run: suite.Suite) -> None:
