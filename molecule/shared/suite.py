@@ -143,7 +143,8 @@ class Suite:
         if not self.run(images, [sys.executable, SHARED / "lab.py", "images"]):
             return False
         with ThreadPoolExecutor(len(parts)) as pool:
-            return all(list(pool.map(self._release, parts.keys(), parts.values())))
+            ok = all(list(pool.map(self._release, parts.keys(), parts.values())))
+        return ok and not any(_left(release) for release in self.releases)
 
     def _parts(self, release: str, number: int) -> list[tuple[Part, Part]]:
         """For each lab: what makes its mail host, and what tests it."""
@@ -194,14 +195,12 @@ class Suite:
         lines = ["", f"{'part':14} {'release':9} {'minutes':>7}  {'outcome':8} tests"]
         for part in self.parts:
             lines.append(f"{part.name:14} {part.release or '-':9} {part.seconds / 60:7.1f}  {part.outcome:8} {part.passed}".rstrip())
-        files = {(release, path.name): _noted(path) for release in self.releases for path in _share(release).glob("test_*.py")}
-        slowest = sorted(files.items(), key=lambda entry: -float(entry[1].get("seconds", 0)))[:10]
-        lines += ["", f"{'slowest file':32} {'release':9} {'minutes':>7}  lab" if slowest else ""]
-        lines += [f"{name:32} {release:9} {note['seconds'] / 60:7.1f}  {note['lab']}" for (release, name), note in slowest if note]
+        notes = [(release, *entry) for release in self.releases for entry in _notes(release).items()]
+        slowest = sorted(notes, key=lambda entry: -entry[2]["seconds"])[:10]
+        lines += ["", f"{'slowest file':32} {'release':9} {'minutes':>7}  lab"] if slowest else []
+        lines += [f"{name:32} {release:9} {note['seconds'] / 60:7.1f}  {note['lab']}" for release, name, note in slowest]
         for release in self.releases:
-            every = {path.name for path in (ROOT / "tests/behaviour").glob("test_*.py")}
-            left = sorted(name for name in every if not files.get((release, name), {}).get("done"))
-            if left:
+            if left := _left(release):
                 lines += ["", f"Not run on {release}, or not to the end: {', '.join(left)}"]
         if self.cut_off:
             lines += ["", f"The run was cut off by {self.cut_off}."]
@@ -236,18 +235,25 @@ def _share(release: str) -> Path:
     return BUILD / f"share-{release}"
 
 
-def _noted(path: Path) -> dict[str, Any]:
-    text = path.read_text()
-    return dict(json.loads(text)) if text else {}
+def _notes(release: str) -> dict[str, dict[str, Any]]:
+    """What is noted of each file of behaviour tests, {name: note}; see tests/behaviour/sharing.py."""
+    texts = {path.name: path.read_text() for path in _share(release).glob("test_*.py")}
+    return {name: json.loads(text) for name, text in texts.items() if text}
+
+
+def _left(release: str) -> list[str]:
+    """The files of behaviour tests that have not run to their end."""
+    notes = _notes(release)
+    return sorted(path.name for path in (ROOT / "tests/behaviour").glob("test_*.py") if not notes.get(path.name, {}).get("done"))
 
 
 def keep_times() -> None:
     """Keep what each file took in the last run, the longer of the releases, for the order of the next one."""
     times: dict[str, int] = {}
-    for path in BUILD.glob("share-*/test_*.py"):
-        note = _noted(path)
-        if note.get("done"):
-            times[path.name] = max(times.get(path.name, 0), round(note["seconds"]))
+    for directory in BUILD.glob("share-*"):
+        for name, note in _notes(directory.name.removeprefix("share-")).items():
+            if note["done"]:
+                times[name] = max(times.get(name, 0), round(note["seconds"]))
     TIMES.write_text(json.dumps(times, indent=2, sort_keys=True) + "\n")
 
 

@@ -83,4 +83,6 @@ def _note(share: Path, item: pytest.Item, seconds: float, failed: int, done: boo
     text = note.read_text()
     was = json.loads(text) if text else {"lab": os.environ["MAILWRIGHT_LAB"], "seconds": 0.0, "tests": 0, "failed": 0}
     new = {**was, "seconds": was["seconds"] + seconds, "tests": was["tests"] + 1, "failed": was["failed"] + failed, "done": done}
-    note.write_text(json.dumps(new))
+    written = share / f".{item.path.name}"
+    written.write_text(json.dumps(new))
+    written.replace(note)

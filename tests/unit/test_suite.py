@@ -79,6 +79,7 @@ def test_a_run_that_is_cut_off_says_what_had_not_run(run: suite.Suite) -> None:
         ["unit", "-", "0.0", "cut", "off"],
         ["behaviour", "1", "trixie", "0.0", "not", "run"],
     ]
+    assert suite._left("trixie") == ["test_two.py"]
     assert "Not run on trixie, or not to the end: test_two.py\n" in table
     assert table.endswith("The run was cut off by SIGTERM.")
 
