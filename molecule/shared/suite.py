@@ -25,6 +25,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+import demo
+
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT / "molecule/shared"
 BUILD = ROOT / "build"
@@ -158,14 +160,14 @@ class Suite:
         names = [f"test-{release}-{number}" for number, _ in enumerate(parts, start=1)]
         made = BUILD / f"molecule-{release}"
         shutil.rmtree(made, ignore_errors=True)
-        playbook = [BIN / "ansible-playbook", "-i", ROOT / "inventories/lab", SHARED / "model.yml"]
+        playbook = [BIN / "ansible-playbook", "-i", demo.LAB_INVENTORY, SHARED / "model.yml"]
         try:
             return self.run(
                 parts[0][0],
                 # What an earlier run left behind, finished or not.
                 *(_lab(name, "down") for name in names),
                 [BIN / "molecule", "test", "--destroy=never"],
-                [*playbook, "-e", f"model_file={BUILD / f'{names[0]}-model.json'}"],
+                [*playbook, "-e", f"model_file={demo.model_path(names[0])}"],
                 *(_lab(name, "up", "--release", release, "--like", names[0]) for name in names[1:]),
                 **_environment(names[0]),
                 RELEASE=release,
@@ -207,7 +209,7 @@ class Suite:
         return "\n".join(lines)
 
     def failures(self) -> str:
-        """What failed, told once more: the lines are far above by now."""
+        """What failed, repeated at the end of the output."""
         lines = []
         for part in self.parts:
             if part.outcome == "FAILED":
@@ -261,7 +263,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("releases", nargs="*", default=["bookworm", "trixie"])
     parser.add_argument("--keep-times", action="store_true", help="only write tests/behaviour/times.json from the last run")
-    parser.add_argument("--labs-only", action="store_true", help="leave lint and unit tests out")
     options = parser.parse_args()
     if options.keep_times:
         keep_times()
@@ -275,7 +276,7 @@ def main() -> int:
     began = time.monotonic()
     ok = False
     try:
-        ok = (options.labs_only or suite.check()) and suite.labs()
+        ok = suite.check() and suite.labs()
     finally:
         print(suite.failures())
         report = f"{suite.report()}\n\n{(time.monotonic() - began) / 60:.1f} minutes in all\n"

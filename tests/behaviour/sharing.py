@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class _AtOnce:
-    """Tells a failure when it happens: pytest itself does so at its end, which a run that is cut off does not reach."""
+    """Reports a failure when it happens; pytest itself reports at its end, which a run that is cut off does not reach."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

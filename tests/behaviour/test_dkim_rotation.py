@@ -184,8 +184,6 @@ class Traffic:
         self.selectors: dict[str, set[str]] = {}
         self.raw: list[bytes] = []
         self.wrong: list[str] = []
-        # Asked to come again, and then accepted.
-        self.again: list[str] = []
         self._over, self._written = threading.Event(), threading.Event()
         self._writer, self._reader = (threading.Thread(target=work) for work in (self._write, self._read))
 
@@ -211,9 +209,6 @@ class Traffic:
         while not self._over.wait(0.25):
             message_id, text = letter(to=to, sender=ALICE)
             answers = self._send(to, text)
-            if answers[-1] == 451:
-                self.again.append(message_id)
-                answers = self._send(to, text)
             if answers == [250, 250, 250]:
                 self.sent.append(message_id)
             else:
@@ -341,7 +336,6 @@ def test_a_rotation_costs_no_message_its_signature(
     lab = Lab(host, by_hand(tmp_path))
     old = lab.selectors("signing")
     assert len(old) == 2
-    began = time.time()
     with Traffic(mail, accounts[ALICE], second) as traffic:
         said = lab.rotate("-e", "dkim_rotate=now", "-e", "dkim_domains=oak.test")
         new = second.new = lab.selectors("prepared")
@@ -379,9 +373,6 @@ def test_a_rotation_costs_no_message_its_signature(
         traffic.settle()
         assert lab.selectors("signing") == new
     assert traffic.wrong == []
-    # Rspamd may drop the one message that it has in hand when it reloads; whoever sends it is told to try again.
-    reloads = host.check_output(f"journalctl -q -u rspamd --since @{began:.0f} | grep -c Reloading")
-    assert len(traffic.again) <= int(reloads)
     assert traffic.selectors.keys() == set(traffic.sent)
     used = list(traffic.selectors.values())
     assert old in used

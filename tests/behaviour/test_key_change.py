@@ -41,9 +41,11 @@ def publish(host: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
 
     yield put
     put()
-    # The record of the former key stays as long as somebody may have read it alone.
-    retired = json.loads(host.check_output("cat /var/lib/mailwright/tls/retired.json"))
-    until("the former key is forgotten", lambda: dt.datetime.fromisoformat(retired["until"]) < dt.datetime.now(dt.UTC))
+    # The record of a former key stays published until no cache can hold it alone; a test that failed early has retired none.
+    file = host.file("/var/lib/mailwright/tls/retired.json")
+    if file.exists:
+        end = dt.datetime.fromisoformat(json.loads(file.content_string)["until"])
+        until("the former key's record may be removed", lambda: end < dt.datetime.now(dt.UTC))
     status, output = Site(tmp_path_factory.mktemp("published") / "lab").run(playbook="playbooks/dns-publish.yml")
     assert status == 0, output[-4000:]
 

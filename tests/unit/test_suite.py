@@ -53,7 +53,7 @@ def test_the_table_says_what_pytest_found(run: suite.Suite, summary: str, said: 
     assert (part.outcome, part.passed) == ("ok", said)
 
 
-def test_a_part_fails_with_its_first_command_that_fails_and_is_told_again_at_the_end(run: suite.Suite) -> None:
+def test_a_part_fails_with_its_first_command_that_fails_and_is_repeated_at_the_end(run: suite.Suite) -> None:
     part = run.part("behaviour 1", "trixie")
     assert not run.run(part, ["sh", "-c", "echo 'E   it rains'; exit 1"], ["echo", "never"])
     assert part.outcome == "FAILED"
@@ -145,7 +145,7 @@ def test_each_file_runs_once_the_longest_first(shared: Callable[..., tuple[str, 
     assert files_of(shared()[0]) == []
 
 
-def test_a_failure_is_told_at_once_and_with_its_reason(shared: Callable[..., tuple[str, dict[str, Any]]]) -> None:
+def test_a_failure_is_reported_at_once_and_with_its_reason(shared: Callable[..., tuple[str, dict[str, Any]]]) -> None:
     output, _ = shared()
     told = output[output.index("FAILED tests/test_long.py::test_more (call)\n") :]
     assert "assert False" in told[: told.index("test_short.py::")]
