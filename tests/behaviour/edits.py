@@ -59,6 +59,12 @@ def edited_lab(directory: Path, *arguments: str) -> Iterator[Site]:
         Site(directory / "lab").changed("-e", "directory_removals_allowed=true", *arguments)
 
 
+def publish_lab_records(directory: Path) -> None:
+    """The DNS is as the lab's own inventory has it: what a test published beside it, or instead, goes."""
+    status, output = Site(directory / "published").run(playbook="playbooks/dns-publish.yml")
+    assert status == 0, output[-4000:]
+
+
 def logs_in(mail: MailHost, address: str, password: str) -> bool:
     with submission(mail, 465) as session:
         return session.login(address, password) == 235

@@ -63,6 +63,7 @@ local function is_allowed(task)
   return task:cache_get("mailwright_allowed")
 end
 
+dofile(rspamd_paths["LOCAL_CONFDIR"] .. "/mailwright/handover.lua")
 local policy = dofile(rspamd_paths["LOCAL_CONFDIR"] .. "/mailwright/policy.lua")(N, {
   load = load, own = own, untagged = without_tag, is_allowed = is_allowed,
 })
