@@ -7,7 +7,8 @@ import email.policy
 import uuid
 
 import pytest
-from correspondent import MailHost
+from correspondent import MailHost, until
+from testinfra.host import Host
 from wire import STRANGER4, connect, submission
 
 PORTS = [465, 587]
@@ -115,3 +116,28 @@ def test_submitted_mail_does_not_tell_where_it_was_written(mail: MailHost, accou
     assert message["From"] == "Alice <alice@oak.test>"
     assert message["X-Kept"] == "yes"
     assert any("with ESMTPSA" in received for received in message.get_all("Received", []))
+
+
+def answers(mail: MailHost, port: int) -> bool:
+    try:
+        with connect(mail, port, timeout=3) as session:
+            assert session.reply()[0] == 220
+            session.hello()
+            if port == 587:
+                assert session.code("STARTTLS") == 220
+                session.start_tls()
+                session.hello()
+    except (AssertionError, OSError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_submission_is_back_as_soon_as_dovecot_is(mail: MailHost, host: Host, port: int) -> None:
+    # Processes that have found Dovecot once do not look for it again at each greeting.
+    host.check_output("systemctl reload postfix && systemctl stop dovecot")
+    try:
+        until("nobody can log in", lambda: not answers(mail, port))
+    finally:
+        host.check_output("systemctl start dovecot")
+    until("the port answers", lambda: answers(mail, port), 10)

@@ -96,15 +96,13 @@ class Session:
 def connect(target: MailHost, port: int = 25, *, source: str = STRANGER4, timeout: float = 60.0) -> Iterator[Session]:
     """A connection from `source`, over IPv4 or IPv6 as that is; nothing is read or sent yet."""
     address = target.ipv6 if ":" in source else target.ipv4
-    stream = socket.create_connection((address, port), timeout, (source, 0))
+    session = Session(socket.create_connection((address, port), timeout, (source, 0)), target)
     try:
-        session = Session(stream, target)
         if port == 465:
             session.start_tls()
         yield session
-        session._stream.close()
     finally:
-        stream.close()
+        session._stream.close()
 
 
 @contextlib.contextmanager
