@@ -26,7 +26,8 @@ module: tls_certificate
 short_description: Keep usable TLS keys and certificates live
 description:
   - Keys and chains are checked before they reach the disk, as pairs, and each is exchanged in one step (a symbolic link is renamed).
-  - The running services among O(units) are reloaded when a pair changes, and only then, once.
+  - The running services among O(units) are reloaded when a pair changes, and only then, once. C(/usr/local/lib/mailwright/reload-services)
+    does it, which the role certificates installs.
   - A name for which the ACME server gives nothing never keeps the others from theirs; it is told in RV(missing).
 options:
   source:

@@ -43,7 +43,7 @@ DEFAULT = "default"
 SNI_TABLE = "sni"
 # Until every service shows the new key.
 RELOAD_TIME = 30
-# In the order in which no service misses another; the role certificates installs it.
+# Reloads Dovecot before Postfix; installed by the role certificates.
 RELOAD = "/usr/local/lib/mailwright/reload-services"
 NEW_KEY = "the next key can be used"
 

@@ -116,9 +116,9 @@ def stranger(target: MailHost, *, source: str = STRANGER4, name: str = "client.w
 
 
 @contextlib.contextmanager
-def submission(target: MailHost, port: int, user: str = "", password: str = "") -> Iterator[Session]:
+def submission(target: MailHost, port: int, user: str = "", password: str = "", *, timeout: float = 60.0) -> Iterator[Session]:
     """A session on 465 or 587 under TLS after EHLO, logged in if a user is given."""
-    with connect(target, port) as session:
+    with connect(target, port, timeout=timeout) as session:
         code, text = session.reply()
         assert code == 220, text
         session.hello()

@@ -1,7 +1,7 @@
 {% import 'header.j2' as header %}{{ header.dashes() }}
--- A worker that a reload replaces finishes the SMTP sessions that it has. Rspamd 3.4 does not count them and ends such a worker within a
--- second, and Postfix answers 451 to whoever was writing. Here a finish script has something to wait for as long as there are sessions;
--- at twice the task_timeout (at least 10 s) Rspamd ends the worker all the same. Rspamd 3.12 counts by itself.
+-- After a reload, the former workers finish their open SMTP sessions. Rspamd 3.4 does not count those: it ends a former worker within a
+-- second, and Postfix answers 451 to the clients. This finish script keeps such a worker while it has sessions, for at most twice the
+-- task_timeout (at least 10 s), when Rspamd ends it anyway. Rspamd 3.12 counts its sessions itself.
 local rspamd_tcp = require "rspamd_tcp"
 local has_ffi, ffi = pcall(require, "ffi")
 
@@ -16,7 +16,7 @@ if has_ffi then
   ]]
 end
 
--- A reload tells workers to go by SIGUSR2, which they block from then on; a stop, which is not to wait, by SIGTERM.
+-- Rspamd ends workers with SIGUSR2 after a reload and with SIGTERM at a stop, which must not wait. A worker blocks the signal it got.
 local function replaced()
   local file = io.open("/proc/self/status")
   local blocked = file and file:read("*a"):match("SigBlk:%s+(%x+)")
@@ -26,7 +26,7 @@ local function replaced()
   return blocked ~= nil and bit.band(tonumber(blocked:sub(-8), 16), bit.lshift(1, SIGUSR2 - 1)) ~= 0
 end
 
--- Whether Postfix is connected to this process: any of its sockets that has the milter's port and a peer.
+-- True if Postfix is connected to this process: one of its sockets has the milter's port and a peer.
 local function has_sessions()
   local address, length = ffi.new("mailwright_address"), ffi.new("uint32_t[1]")
   local function is_at_port(fd)
@@ -46,7 +46,8 @@ local function has_sessions()
   return false
 end
 
--- The only thing to wait for that needs nobody's help: a connection on which nothing comes. Without Redis no mail is accepted anyway.
+-- Only a pending request keeps a worker, and Lua has no timer that counts as one. A connection to Redis on which nothing is sent serves as
+-- the timer: it times out. While Redis is down, the worker ends at once, as without this script.
 local function wait(task)
   if has_sessions() then
     rspamd_tcp.request({
